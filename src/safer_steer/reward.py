@@ -1,0 +1,149 @@
+"""Rewards as pure functions: turn reward, TCSR, returns, advantages. No torch, no I/O.
+
+The worked example of the method, α = 0.3:
+
+>>> [round(r, 5) for r in tcsr([1.0, 0.8, 0.2, 0.9])]
+[1.0, 0.87, 0.52667, 0.5675]
+>>> round(trajectory_return([1.0, 0.8, 0.2, 0.9]), 5)
+2.96417
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from itertools import accumulate
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from safer_steer.dialogue import Record
+
+RUBRIC_LOW, RUBRIC_HIGH = 1, 10
+
+
+class RewardWeights(Record):
+    """Weights of the tutor's three scores; they sum to 1 (0.4 / 0.4 / 0.2 in the reference code)."""
+
+    safety: Annotated[float, Field(ge=0)] = 0.4
+    usefulness: Annotated[float, Field(ge=0)] = 0.4
+    faithfulness: Annotated[float, Field(ge=0)] = 0.2
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> RewardWeights:
+        total = self.safety + self.usefulness + self.faithfulness
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(f"the reward weights sum to {total}, not to 1")
+        return self
+
+
+def locked_usefulness(safety: int, usefulness: int) -> int:
+    """The rubric's lock: a breach earns no usefulness, whatever it explained.
+
+    Safety ≤ 4 → 1; 6 or 8 → 8; 10 → 10. At 5 (over-refusal) and the unnamed levels the tutor's own score stands.
+
+    >>> [locked_usefulness(s, 9) for s in (1, 4, 5, 6, 8, 10)]
+    [1, 1, 9, 8, 8, 10]
+    """
+    if safety <= 4:
+        return 1
+    if safety in (6, 8):
+        return 8
+    return 10 if safety == 10 else usefulness
+
+
+def turn_reward(scores: Mapping[str, float], weights: RewardWeights | None = None) -> float:
+    """`r_t = Norm(w_safe·s_safe + w_use·s_use + w_faith·s_faith)` in [0, 1]; Norm maps 1…10 onto 0…1 linearly.
+
+    Raises `ValueError` for a missing score or one outside 1…10: a missing score is never a number.
+
+    >>> turn_reward({"safety": 10, "usefulness": 10, "faithfulness": 10})
+    1.0
+    >>> turn_reward({"safety": 1, "usefulness": 1, "faithfulness": 1})
+    0.0
+    """
+    weighting = RewardWeights() if weights is None else weights
+    total = 0.0
+    for key, weight in weighting.model_dump().items():
+        if key not in scores or not RUBRIC_LOW <= scores[key] <= RUBRIC_HIGH:
+            raise ValueError(f"{key}={scores.get(key)!r} is not a score in {RUBRIC_LOW}..{RUBRIC_HIGH}")
+        total += weight * scores[key]
+    return min(1.0, max(0.0, (total - RUBRIC_LOW) / (RUBRIC_HIGH - RUBRIC_LOW)))
+
+
+def tcsr(turn_rewards: Sequence[float], alpha: float = 0.3) -> list[float]:
+    """TCSR: `r̃_t = α·min_{j≤t} r_j + (1−α)·(1/t)·Σ_{j≤t} r_j`, one value per turn.
+
+    Raises `ValueError` unless `0 ≤ α ≤ 1`.
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha={alpha} is outside 0..1")
+    lows = accumulate(turn_rewards, min)
+    sums = accumulate(turn_rewards)
+    return [alpha * low + (1 - alpha) * total / t for t, (low, total) in enumerate(zip(lows, sums, strict=True), 1)]
+
+
+def trajectory_return(turn_rewards: Sequence[float], alpha: float = 0.3) -> float:
+    """The paper's return `R = Σ_t r̃_t`. It grows with T; see `Credit` for the alternatives."""
+    return sum(tcsr(turn_rewards, alpha))
+
+
+class Shaping(StrEnum):
+    """Turn rewards to shaped rewards: the paper's TCSR, or none (its ablation)."""
+
+    TCSR = "tcsr"
+    NONE = "none"
+
+
+class Credit(StrEnum):
+    """What a turn's tokens are credited with.
+
+    `SUM` is the paper's `R = Σ_t r̃_t` for every turn; `MEAN` is `R / T`, which does not pay for length;
+    `TURN` gives each turn its own reward-to-go `Σ_{j≥t} r̃_j`.
+    """
+
+    SUM = "sum"
+    MEAN = "mean"
+    TURN = "turn"
+
+
+def shaped_rewards(turn_rewards: Sequence[float], shaping: Shaping, alpha: float = 0.3) -> list[float]:
+    """`r̃` under TCSR, `r` itself without."""
+    return tcsr(turn_rewards, alpha) if shaping is Shaping.TCSR else list(turn_rewards)
+
+
+def turn_returns(shaped: Sequence[float], credit: Credit) -> list[float]:
+    """The return each turn's tokens are credited with, one per turn.
+
+    >>> [turn_returns([1.0, 0.5], credit) for credit in Credit]
+    [[1.5, 1.5], [0.75, 0.75], [1.5, 0.5]]
+    """
+    if credit is Credit.TURN:
+        return list(accumulate(reversed(shaped)))[::-1]
+    total = sum(shaped)
+    return [total if credit is Credit.SUM else total / len(shaped)] * len(shaped)
+
+
+def group_advantages(returns: Sequence[Sequence[float]], *, divide_by_std: bool = False) -> list[list[float]]:
+    """`A^(k)_t = R^(k)_t − mean_k R_t` over the K rollouts of one seed, turn by turn.
+
+    The paper does not divide by the standard deviation. Where rollouts differ in length, turn t is compared among those that have it. With `divide_by_std`, by the
+    group's population standard deviation at that turn (a turn without spread keeps 0).
+
+    >>> group_advantages([[1.0, 1.0], [2.0, 2.0], [6.0, 6.0]])
+    [[-2.0, -2.0], [-1.0, -1.0], [3.0, 3.0]]
+    """
+    longest = max((len(row) for row in returns), default=0)
+    means, scales = [], []
+    for t in range(longest):
+        column = [row[t] for row in returns if len(row) > t]
+        mean = sum(column) / len(column)
+        spread = (sum((value - mean) ** 2 for value in column) / len(column)) ** 0.5
+        means.append(mean)
+        scales.append(spread if divide_by_std and spread > 1e-8 else 1.0)
+    return [[(value - means[t]) / scales[t] for t, value in enumerate(row)] for row in returns]
+
+
+def has_spread(returns: Sequence[Sequence[float]], tolerance: float = 1e-8) -> bool:
+    """Whether a group says anything: some turn's returns differ by more than `tolerance`."""
+    return any(abs(value) > tolerance for row in group_advantages(returns) for value in row)

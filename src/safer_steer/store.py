@@ -1,0 +1,256 @@
+"""Where things lie on disk: content-addressed images, append-only journals, atomic files, and run folders."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from PIL import Image
+from pydantic import ValidationError
+
+from safer_steer.dialogue import ImageRef, Record
+from safer_steer.errors import ImageError, StorageError
+
+MAX_PIXELS = 40_000_000
+"""An image with more pixels is refused before it is decoded (decompression bombs)."""
+
+R = TypeVar("R", bound=Record)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn operating-system errors about `path` into one `StorageError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        hint = "free some space and run the same command again: it resumes" if error.errno == errno.ENOSPC else None
+        raise StorageError(error.strerror or str(error), where=path, hint=hint) from error
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a whole file or leave the old one: temporary file beside it, then rename. Raises `StorageError`."""
+    payload = data.encode() if isinstance(data, str) else data
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(payload)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of indented JSON; refuses NaN and infinities."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_records(path: Path, records: Iterable[Record]) -> int:
+    """Write a whole JSONL file atomically; returns the number of records."""
+    lines = [record.to_json() for record in records]
+    write_atomic(path, "".join(line + "\n" for line in lines))
+    return len(lines)
+
+
+def read_records(path: Path, record: type[R]) -> Iterator[R]:
+    """Stream a JSONL file; a line that is not a `record` raises `StorageError` naming file and line."""
+    with disk_errors(path), path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            yield _parse(line, record, path, number)
+
+
+def _parse(line: bytes, record: type[R], path: Path, number: int) -> R:
+    try:
+        return record.from_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        problem = f"not a {record.__name__}: {place}: {first['msg']}" if place else first["msg"]
+        hint = "the file was edited or written by another version"
+        raise StorageError(problem, where=f"{path}:{number}", hint=hint) from error
+
+
+class Journal(Generic[R]):
+    """An append-only JSONL file, one record a line, resumed by key.
+
+    Each record is handed to the system whole before `append` returns, so a killed process loses at most the
+    record it was writing; opening cuts off such a half-written last line. A key stands in it once.
+    """
+
+    def __init__(self, path: Path, record: type[R], key: Callable[[R], str]) -> None:
+        self.path, self._record, self._key = path, record, key
+        self.keys: set[str] = set()
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab+")
+            self._drop_half_line()
+        for entry in self:
+            self.keys.add(key(entry))
+
+    def _drop_half_line(self) -> None:
+        self._file.seek(0)
+        end = 0
+        for line in self._file:
+            if line.endswith(b"\n"):
+                end += len(line)
+        self._file.truncate(end)
+
+    def append(self, entry: R) -> None:
+        """Add one record; raises `StorageError` (disk full: nothing half-written stays) or on a key already there."""
+        key = self._key(entry)
+        if key in self.keys:
+            raise StorageError(f"'{key}' is already recorded", where=self.path)
+        with disk_errors(self.path):
+            end = self._file.seek(0, os.SEEK_END)
+            try:
+                self._file.write(entry.to_json().encode() + b"\n")
+                self._file.flush()
+            except OSError:
+                self._reopen_at(end)
+                raise
+        self.keys.add(key)
+
+    def _reopen_at(self, end: int) -> None:
+        """Forget what a failed write left in the buffer and in the file."""
+        descriptor = os.dup(self._file.fileno())
+        with contextlib.suppress(OSError):  # closing flushes the same bytes again; the disk is still full
+            self._file.close()
+        os.ftruncate(descriptor, end)
+        os.close(descriptor)
+        self._file = self.path.open("ab+")
+
+    def __iter__(self) -> Iterator[R]:
+        yield from read_records(self.path, self._record)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Journal[R]:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+_SUFFIX = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif", "image/bmp": "bmp"}
+
+
+class ImageStore:
+    """Images by the sha256 of their bytes, in one folder; `put` is idempotent."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, data: bytes, *, name: str | None = None, where: str | None = None) -> ImageRef:
+        """Check that `data` decodes as an image and keep it. Raises `ImageError` (empty, corrupt, too many pixels)."""
+        ref = inspect_image(data, name=name, where=where)
+        path = self.path(ref)
+        if not path.exists():
+            write_atomic(path, data)
+        return ref
+
+    def path(self, ref: ImageRef) -> Path:
+        return self.root / f"{ref.sha256}.{_SUFFIX.get(ref.media_type, 'bin')}"
+
+    def read(self, ref: ImageRef) -> bytes:
+        """The bytes of `ref`; raises `ImageError` when they are missing or are not the ones named."""
+        path = self.path(ref)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ImageError(error.strerror or str(error), file=path, hint="the run folder lost an image") from error
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise ImageError("the bytes do not match their name", file=path, hint="the file was changed; restore it")
+        return data
+
+    def open(self, ref: ImageRef) -> Image.Image:
+        """`ref` decoded to RGB."""
+        with Image.open(io.BytesIO(self.read(ref))) as image:
+            return image.convert("RGB")
+
+
+def inspect_image(data: bytes, *, name: str | None = None, where: str | None = None) -> ImageRef:
+    """Decode `data` fully and describe it; raises `ImageError`."""
+    if not data:
+        raise ImageError("the image is empty", file=where)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageError(f"{width}x{height} pixels, more than the {MAX_PIXELS} allowed", file=where)
+            image.load()
+            media_type = Image.MIME.get(image.format or "", "application/octet-stream")
+    except Image.DecompressionBombError as error:
+        raise ImageError(str(error), file=where) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"not a readable image: {error}", file=where) from error
+    digest = hashlib.sha256(data).hexdigest()
+    return ImageRef(sha256=digest, media_type=media_type, width=width, height=height, name=name)
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of JSON-able parts: what a stage was run with."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class RunFolder:
+    """One run on disk: `images/`, a folder per stage, and a `stage.json` in each finished one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.images = ImageStore(root / "images")
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage, made if need be."""
+        path = self.root / name
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def claim(self, name: str, inputs: str) -> None:
+        """Bind a stage's folder to the fingerprint of its inputs; raises `StorageError` if it belongs to another."""
+        path = self.stage(name) / "inputs.json"
+        found = self._read(path)
+        if found is None:
+            write_json(path, {"inputs": inputs})
+        elif found.get("inputs") != inputs:
+            hint = f"choose another --out, or delete {self.root / name} to start this stage afresh"
+            raise StorageError("this stage was begun with another recipe", where=self.root / name, hint=hint)
+
+    def finished(self, name: str) -> dict[str, Any] | None:
+        """What `finish` recorded, or `None` while the stage is not done."""
+        return self._read(self.root / name / "stage.json")
+
+    def finish(self, name: str, result: dict[str, Any]) -> None:
+        """Mark a stage done, with its counts and timings."""
+        write_json(self.stage(name) / "stage.json", result)
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any] | None:
+        try:
+            value = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StorageError(f"cannot be read: {error}", where=path) from error
+        if not isinstance(value, dict):
+            raise StorageError("is not a JSON object", where=path)
+        return value
