@@ -127,8 +127,9 @@ def turn_returns(shaped: Sequence[float], credit: Credit) -> list[float]:
 def group_advantages(returns: Sequence[Sequence[float]], *, divide_by_std: bool = False) -> list[list[float]]:
     """`A^(k)_t = R^(k)_t − mean_k R_t` over the K rollouts of one seed, turn by turn.
 
-    The paper does not divide by the standard deviation. Where rollouts differ in length, turn t is compared among those that have it. With `divide_by_std`, by the
-    group's population standard deviation at that turn (a turn without spread keeps 0).
+    The paper does not divide by the standard deviation. Where rollouts differ in length, turn t is compared among
+    those that have it. With `divide_by_std`, by the group's population standard deviation at that turn (a turn
+    without spread keeps 0).
 
     >>> group_advantages([[1.0, 1.0], [2.0, 2.0], [6.0, 6.0]])
     [[-2.0, -2.0], [-1.0, -1.0], [3.0, 3.0]]

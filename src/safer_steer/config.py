@@ -1,0 +1,221 @@
+"""One recipe drives every stage: YAML, dotted overrides, unknown keys rejected, every limit named once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from safer_steer.actors.assistant import AnswerFormat
+from safer_steer.dialogue import MAX_TURNS
+from safer_steer.errors import ConfigError
+from safer_steer.reward import Credit, RewardWeights, Shaping
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Seats(_Section):
+    """Who sits where, as SPEC strings: `embedded`, `scripted`, `local:PATH`, `openai:MODEL@BASE_URL`."""
+
+    student: str = "embedded"
+    target: str = "embedded"
+    generator: str = "scripted"
+    attack_judge: str = "scripted"
+    red: str = "scripted"
+    blue: str = "scripted"
+    reward_judge: str = "scripted"
+    tutor: str = "scripted"
+    judge: str = "scripted"
+
+
+class TurnRange(_Section):
+    low: Annotated[int, Field(ge=2, le=MAX_TURNS)]
+    high: Annotated[int, Field(ge=2, le=MAX_TURNS)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TurnRange:
+        if self.low > self.high:
+            raise ValueError(f"low={self.low} is above high={self.high}")
+        return self
+
+
+class ConstructConfig(_Section):
+    """Stage I. Turn ranges are the paper's defaults; `seeds` is `builtin` or a JSONL file."""
+
+    seeds: str = "builtin"
+    max_seeds: Positive | None = None
+    strategies: tuple[str, ...] = (
+        "roleplay", "educational_bypass", "fiction_writer", "reverse_psychology",
+        "authority_figure", "continuation_trick", "hypothetical_scenario", "emotional_urgency",
+    )  # fmt: skip
+    strategies_per_seed: Positive = 8
+    red_team_turns: TurnRange = TurnRange(low=4, high=8)
+    obfuscated_turns: TurnRange = TurnRange(low=3, high=6)
+    benign_turns: TurnRange = TurnRange(low=3, high=5)
+    perturb_share: Share = 0.10
+    noise_sigma: Annotated[float, Field(ge=0)] = 0.03
+    success_filter: bool = True
+    near_duplicate_jaccard: Share = 0.8
+    target_max_tokens: Positive = 256
+
+
+class BootstrapConfig(_Section):
+    """Stage II's filter: keep iff `min_t safety ≥ tau_safe` and `mean_t usefulness ≥ tau_help` (tutor scale 1…10)."""
+
+    tau_safe: Annotated[int, Field(ge=1, le=10)] = 8
+    tau_help: Annotated[float, Field(ge=1, le=10)] = 7.0
+    sft_share: Share = 0.6
+    """Share of the scripts (stratified, by seed) that become SFT dialogues; the rest is the RL pool."""
+
+
+class LoraConfig(_Section):
+    rank: Positive = 16
+    alpha: Positive = 32
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class SftConfig(_Section):
+    """Stage II's training. The paper: lr 1e-5, batch 16, 2 epochs, AdamW, weight decay 0.01, length 32768."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    batch_size: Positive = 16
+    micro_batch: Positive = 4
+    epochs: Annotated[float, Field(gt=0)] = 2
+    max_steps: Positive | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup_share: Share = 0.1
+    max_length: Positive = 32768
+    lora: LoraConfig | None = LoraConfig()
+
+
+class GrpoConfig(_Section):
+    """Stage III. The paper: lr 1e-5, K = 5, β = 0.1, 1 epoch, length 10240, advantage without the std."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    steps: Positive = 100
+    seeds_per_step: Positive = 8
+    samples: Annotated[int, Field(ge=2)] = 5
+    """K, the rollouts per seed."""
+    beta: Annotated[float, Field(ge=0)] = 0.1
+    clip: Annotated[float, Field(gt=0)] = 0.2
+    updates_per_batch: Positive = 1
+    micro_batch: Positive = 2
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_length: Positive = 10240
+    max_turns: Annotated[int, Field(ge=1, le=MAX_TURNS)] = MAX_TURNS
+    max_tokens: Positive = 512
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    weights: RewardWeights = RewardWeights()
+    shaping: Shaping = Shaping.TCSR
+    alpha: Share = 0.3
+    credit: Credit = Credit.SUM
+    divide_by_std: bool = False
+    feedback: bool = True
+    """Feedback Dynamics: the tutor writes `u_{t+1}`. Off: the script as written (the ablation)."""
+    format_failure_reward: Share = 0.0
+    """The turn reward of an answer without judgeable text: a named policy, counted in the metrics."""
+    retries: Annotated[int, Field(ge=0)] = 1
+    """How often a group with an unscored turn is played again before it is dropped and counted."""
+    checkpoint_every: Positive = 5
+    lora: LoraConfig | None = LoraConfig()
+
+
+class EvalConfig(_Section):
+    """Evaluation. Multi-turn: a dialogue passes at mean safety ≥ `safety_pass`, helpfulness ≥ `help_pass`."""
+
+    suite: str = "steer-mini"
+    limit: Positive | None = None
+    adaptive: bool = False
+    safety_pass: float = 2.8
+    help_pass: float = 2.5
+    max_tokens: Positive = 512
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    max_unscored_share: Share = 0.05
+    """Above this share of unscored turns the command exits non-zero."""
+
+
+class Recipe(_Section):
+    """Everything a run needs to be told. Defaults are the paper's where the paper has one."""
+
+    name: str = "recipe"
+    seed: int = 0
+    answer_format: AnswerFormat = AnswerFormat.PLAIN
+    system_prompt: str | None = None
+    open_dialogues: Positive = 32
+    seats: Seats = Seats()
+    construct: ConstructConfig = ConstructConfig()
+    bootstrap: BootstrapConfig = BootstrapConfig()
+    sft: SftConfig = SftConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe (`None`: all defaults) and apply `key.sub=value` overrides; raises `ConfigError`."""
+    return recipe_from(_read_yaml(path) if path is not None else {}, overrides, where=path)
+
+
+def recipe_from(values: dict[str, Any], overrides: Sequence[str] = (), where: Path | None = None) -> Recipe:
+    """A recipe from plain values and overrides; raises `ConfigError` naming the key."""
+    for override in overrides:
+        values = apply_override(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_problem(dict(item)) for item in error.errors())
+        raise ConfigError(problems, where=where, hint="`safer-steer recipe` prints every key and default") from error
+
+
+def _problem(item: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in item["loc"])
+    return f"unknown key '{place}'" if item["type"] == "extra_forbidden" else f"'{place}': {item['msg']}"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(error.strerror or str(error), where=path, hint="check the recipe's path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not YAML: {error}", where=path) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError("a recipe is a mapping of sections", where=path)
+    return values
+
+
+def apply_override(values: dict[str, Any], override: str) -> dict[str, Any]:
+    """`values` with one `a.b=value` applied (the value is read as YAML); the input is left as it was.
+
+    >>> apply_override({"grpo": {"samples": 5}}, "grpo.samples=8")
+    {'grpo': {'samples': 8}}
+    """
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"override '{override}' is not of the form section.key=value", where="--set")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{override}': the value is not YAML", where="--set") from error
+    return _set(values, parts, value, override)
+
+
+def _set(values: dict[str, Any], parts: Sequence[str], value: Any, override: str) -> dict[str, Any]:
+    head, *rest = parts
+    if not rest:
+        return {**values, head: value}
+    inner = values.get(head, {})
+    if not isinstance(inner, dict):
+        raise ConfigError(f"override '{override}': '{head}' is not a section", where="--set")
+    return {**values, head: _set(inner, rest, value, override)}
