@@ -152,7 +152,7 @@ class Recipe(_Section):
     system_prompt: str | None = None
     open_dialogues: Positive = 32
     seats: Seats = Seats()
-    construct: ConstructConfig = ConstructConfig()
+    construction: ConstructConfig = ConstructConfig()
     bootstrap: BootstrapConfig = BootstrapConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
