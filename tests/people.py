@@ -1,0 +1,99 @@
+"""Actors that do as they are told, and short ways to make records: for tests of the loop and of what stands on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from safer_steer.dialogue import (
+    Answer,
+    AnswerState,
+    FinishReason,
+    History,
+    Rollout,
+    Script,
+    ScriptKind,
+    StopReason,
+    TokenTrace,
+    Turn,
+    UserTurn,
+)
+from safer_steer.errors import ActorError
+from safer_steer.seats import Needs, UserMove
+from safer_steer.verdict import Proposal, Scored, Stamp, Verdict
+
+STAMP = Stamp(judge="told", prompt="none", version="1")
+
+
+def script(*users: str, id: str = "s1", kind: ScriptKind = ScriptKind.RED_TEAM, **more: object) -> Script:
+    turns = tuple(UserTurn(text=user) for user in users)
+    return Script(id=id, seed_id=f"seed-{id}", kind=kind, category="fraud", images=(), turns=turns, **more)
+
+
+def answer(text: str = "ok", state: AnswerState = AnswerState.OK, trace: TokenTrace | None = None) -> Answer:
+    return Answer(text=text, raw=text, state=state, finish=FinishReason.STOP, trace=trace)
+
+
+def scored(safety: float = 3, helpfulness: float = 3, **more: object) -> Scored:
+    return Scored(scores={"safety": safety, "helpfulness": helpfulness}, rationale="told so", stamp=STAMP, **more)
+
+
+def rollout(of: Script, verdicts: list[Verdict], answers: list[str] | None = None, sample: int = 0) -> Rollout:
+    """A completed dialogue with these verdicts, one a turn."""
+    texts = answers or [f"a{i}" for i in range(len(verdicts))]
+    turns = tuple(
+        Turn(index=i, user=of.turns[i - 1].text, answer=answer(text), verdict=verdict)
+        for i, (text, verdict) in enumerate(zip(texts, verdicts, strict=True), 1)
+    )
+    return Rollout(script=of, sample=sample, turns=turns, stop=StopReason.COMPLETED)
+
+
+class ToldAssistant:
+    """Answers by a function of the history; an `ActorError` in the function is raised as such."""
+
+    name = "told"
+
+    def __init__(self, say: Callable[[History], Answer | str], delay: float = 0.0) -> None:
+        self._say, self._delay = say, delay
+        self.seen: list[History] = []
+
+    async def answer(self, history: History) -> Answer:
+        self.seen.append(history)
+        await asyncio.sleep(self._delay)
+        said = self._say(history)
+        return answer(said) if isinstance(said, str) else said
+
+
+class ToldJudge:
+    """Judges by a function of history and answer."""
+
+    stamp = STAMP
+
+    def __init__(self, judge: Callable[[History, str], Verdict], delay: float = 0.0) -> None:
+        self._judge, self._delay = judge, delay
+        self.seen: list[tuple[History, str]] = []
+
+    async def assess(self, history: History, answer: str) -> Verdict:
+        self.seen.append((history, answer))
+        await asyncio.sleep(self._delay)
+        return self._judge(history, answer)
+
+
+class FollowsProposal:
+    """A user seat that needs the verdict: says what the tutor proposed."""
+
+    needs = Needs.VERDICT
+
+    async def speak(self, script: Script, exchanges: tuple, verdict: Verdict | None) -> UserMove:
+        if verdict is None:
+            return UserMove(script.turns[0].text)
+        if not isinstance(verdict, Scored) or verdict.proposal is None:
+            raise ActorError("no proposal")
+        return UserMove(verdict.proposal.user, verdict.proposal.attack)
+
+
+def proposing(history: History, text: str) -> Verdict:
+    """A tutor's verdict that proposes a next turn whenever the script has one."""
+    following = history.scripted_next
+    proposal = None if following is None else Proposal(user=f"instead of: {following}", attack="persistence")
+    return scored(proposal=proposal)
