@@ -1,0 +1,76 @@
+"""The request body as bytes, spliced: the images are already encoded, so only the words are serialised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+
+from safer_steer.actors.chat import Message, Sampling
+from safer_steer.actors.endpoint.dialect import Dialect
+
+_DROPPED = ("title", "default")
+
+
+def image_fragment(media_type: str, base64: bytes) -> bytes:
+    """One image as an OpenAI content part, ready to be spliced in."""
+    return b'{"type":"image_url","image_url":{"url":"data:' + media_type.encode() + b";base64," + base64 + b'"}}'
+
+
+def message_bytes(message: Message, fragments: Sequence[bytes]) -> bytes:
+    """One chat message; `fragments` are its images, in order, and stand before the text."""
+    text = orjson.dumps(message.text)
+    head = b'{"role":"' + message.role.value.encode() + b'","content":'
+    if not fragments:
+        return head + text + b"}"
+    parts = b",".join([*fragments, b'{"type":"text","text":' + text + b"}"])
+    return head + b"[" + parts + b"]}"
+
+
+def request_body(
+    model: str,
+    messages: Iterable[bytes],
+    sampling: Sampling,
+    schema: type[BaseModel] | None,
+    dialect: Dialect,
+) -> bytes:
+    """The whole body from `message_bytes` of each message, in the server's dialect."""
+    settings: dict[str, Any] = {"model": model, dialect.max_tokens: sampling.max_tokens}
+    if dialect.temperature:
+        settings["temperature"] = sampling.temperature
+    if dialect.top_p and sampling.top_p < 1.0:
+        settings["top_p"] = sampling.top_p
+    if dialect.seed and sampling.seed is not None:
+        settings["seed"] = sampling.seed
+    tail = b"}"
+    if schema is not None and dialect.schema:
+        tail = b',"response_format":' + response_format(schema) + b"}"
+    return orjson.dumps(settings)[:-1] + b',"messages":[' + b",".join(messages) + b"]" + tail
+
+
+@cache
+def response_format(schema: type[BaseModel]) -> bytes:
+    """`schema` as a strict `response_format`, serialised once per model class."""
+    plain = strict_schema(schema.model_json_schema())
+    wrapped = {"type": "json_schema", "json_schema": {"name": schema.__name__, "strict": True, "schema": plain}}
+    return orjson.dumps(wrapped)
+
+
+def strict_schema(node: Any) -> Any:
+    """A JSON schema in the strict form servers ask for: closed objects, every property required, no defaults.
+
+    >>> strict_schema({"type": "object", "title": "X", "properties": {"a": {"type": "string", "default": ""}}})
+    {'type': 'object', 'properties': {'a': {'type': 'string'}}, 'additionalProperties': False, 'required': ['a']}
+    """
+    if isinstance(node, list):
+        return [strict_schema(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "properties" in node:
+        properties = {name: strict_schema(value) for name, value in node["properties"].items()}
+        rest = {k: strict_schema(v) for k, v in node.items() if k not in (*_DROPPED, "properties", "required")}
+        return {**rest, "properties": properties, "additionalProperties": False, "required": list(properties)}
+    return {key: strict_schema(value) for key, value in node.items() if key not in _DROPPED}
