@@ -1,0 +1,192 @@
+"""From what the vision tower sees to what the language model reads: soft words.
+
+An image becomes a short, fixed run of input embeddings:
+
+    frame · K object words · frame · W written words · Q quadrant tokens
+
+*Object words* and *written words* are convex mixes of the language model's own input embeddings, so that a frozen
+language model reads them natively. Object words come from the ImageNet head and a small learned correction: the
+K likeliest words of a vocabulary, each found after the ones before it were taken away. Written words come from a
+reader of strokes, which finds the letters on the picture and scores every whole-word token of the language
+model's vocabulary by its spelling. *Quadrant tokens* carry freely what words cannot say.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safer_steer.embedded.vision import HEAD_WIDTH, VisionFeatures, stage_widths
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+BLANK = len(LETTERS)  # the class of a place after a word's end
+ROWS, COLUMNS = 16, 32  # the reader's grid: cells 16 pixels high and 8 wide on a picture of side 256
+QUADRANTS = 4
+
+
+class ObjectWords(nn.Module):
+    """Words for what is shown: evidence of the ImageNet head, corrected by a small network on pooled features."""
+
+    def __init__(self, vocabulary: int, classes: int, pieces: int, words_per_class: int, hidden: int, words: int) -> None:
+        super().__init__()
+        self.words = words
+        self.norm = nn.LayerNorm(HEAD_WIDTH)
+        self.hidden = nn.Linear(HEAD_WIDTH, hidden)
+        self.correction = nn.Linear(hidden, vocabulary)
+        self.trust = nn.Parameter(torch.ones(()))
+        self.register_buffer("class_words", torch.full((classes, words_per_class), -1, dtype=torch.int32))
+        self.register_buffer("word_pieces", torch.full((vocabulary, pieces), -1, dtype=torch.int32))
+
+    def logits(self, hidden: Tensor, class_logits: Tensor) -> Tensor:
+        """(B, vocabulary) word logits from the hidden layer (B, hidden) and the ImageNet logits (B, classes)."""
+        named = self.class_words >= 0
+        mass = class_logits.new_zeros(class_logits.shape[0], self.correction.out_features)
+        probabilities = class_logits.softmax(-1)
+        for column in range(self.class_words.shape[1]):
+            rows = named[:, column]
+            mass = mass.index_add(1, self.class_words[rows, column].long(), probabilities[:, rows])
+        evidence: Tensor = self.trust * (mass + 1e-4).log() + self.correction(hidden)
+        return evidence
+
+    def embeddings(self, table: Tensor) -> Tensor:
+        """(vocabulary, width): each word as the mean of its pieces in the language model's embedding `table`."""
+        known = (self.word_pieces >= 0).unsqueeze(-1)
+        pieces = table[self.word_pieces.clamp(min=0).long()] * known
+        return pieces.sum(1) / known.sum(1).clamp(min=1)
+
+    def forward(self, logits: Tensor, table: Tensor) -> Tensor:
+        """(B, K, width): the likeliest word, then the likeliest of what is left, and so on."""
+        words = self.embeddings(table)
+        mixes = []
+        for _ in range(self.words):
+            probabilities = logits.softmax(-1)
+            mixes.append(probabilities @ words)
+            logits = logits + torch.log1p(-probabilities.clamp(max=1 - 1e-4))
+        return torch.stack(mixes, 1)
+
+
+class ReaderBlock(nn.Module):
+    """Mix along rows and columns, nearby and far, then across channels."""
+
+    def __init__(self, width: int, groups: int = 8) -> None:
+        super().__init__()
+        self.groups = groups
+        self.near = nn.Conv2d(width, width, (3, 7), padding=(1, 3), groups=width)
+        self.along = nn.Parameter(torch.randn(groups, COLUMNS, COLUMNS) * 0.02)
+        self.across = nn.Parameter(torch.randn(groups, ROWS, ROWS) * 0.02)
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, 2 * width)
+        self.outer = nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, rows, columns) to the same shape."""
+        split = x.unflatten(1, (self.groups, -1))
+        far = torch.einsum("bgcij,gjk->bgcik", split, self.along) + torch.einsum("bgcij,gik->bgckj", split, self.across)
+        x = x + self.near(x) + far.flatten(1, 2)
+        y = self.outer(F.gelu(self.inner(self.norm(x.movedim(1, -1)))))
+        return x + y.movedim(-1, 1)
+
+
+class Reader(nn.Module):
+    """Where the letters of each written word are, what they are, and which word they spell."""
+
+    def __init__(self, fine: int, middle: int, width: int, blocks: int, words: int, letters: int, lexicon: int) -> None:
+        super().__init__()
+        self.words, self.places = words, letters
+        self.enter = nn.Linear(2 * fine + middle, width)
+        self.position = nn.Parameter(torch.zeros(width, ROWS, COLUMNS))
+        self.blocks = nn.ModuleList(ReaderBlock(width) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.where = nn.Linear(width, words * letters)
+        self.what = nn.Linear(width, len(LETTERS))
+        self.absent = nn.Parameter(torch.zeros(words * letters))
+        self.commonness = nn.Parameter(torch.tensor(0.3))
+        self.nothing = nn.Parameter(torch.zeros(()))
+        self.register_buffer("spelling", torch.full((lexicon, letters), BLANK, dtype=torch.int8))
+        self.register_buffer("token", torch.zeros(lexicon, dtype=torch.int32))
+
+    def grid(self, fine: Tensor, middle: Tensor) -> Tensor:
+        """(B, rows, columns, channels) input of the reader: fine features in pairs of rows, beside middle ones."""
+        size = (ROWS, COLUMNS)
+        pairs = F.adaptive_avg_pool2d(fine, (2 * ROWS, COLUMNS)).unflatten(2, (ROWS, 2)).movedim(3, 2).flatten(1, 2)
+        return torch.cat([pairs, F.interpolate(middle, size, mode="nearest")], 1).movedim(1, -1)
+
+    def find(self, fine: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention (B, words, letters, cells + 1), the last being "no such letter", and letters there (…, 27)."""
+        x = self.enter(self.grid(fine, middle)).movedim(-1, 1) + self.position
+        for block in self.blocks:
+            x = block(x)
+        cells = self.norm(x.flatten(2).transpose(1, 2))
+        places = self.where(cells).transpose(1, 2)
+        absent = self.absent.expand(len(places), -1).unsqueeze(-1)
+        attention = torch.cat([places, absent], -1).softmax(-1)
+        letters = attention[..., :-1] @ self.what(cells).softmax(-1)
+        found = torch.cat([letters, attention[..., -1:]], -1)
+        shape = (self.words, self.places)
+        return attention.unflatten(1, shape), found.unflatten(1, shape)
+
+    def spell(self, found: Tensor) -> Tensor:
+        """(B, words, lexicon) probabilities of the words from the letters `found` (B, words, letters, 27)."""
+        log_letters = (found + 1e-4).log()
+        scores = log_letters.new_zeros(*found.shape[:2], len(self.spelling))
+        for place in range(self.places):
+            scores = scores + log_letters[:, :, place].index_select(-1, self.spelling[:, place].int())
+        rank = self.token.float().clamp(min=1).log()
+        prior = torch.where(self.spelling[:, 0] == BLANK, self.nothing, -self.commonness * rank)
+        probabilities: Tensor = (scores + prior).softmax(-1)
+        return probabilities
+
+
+class Projector(nn.Module):
+    """Everything between the tower and the language model. See the module's text for the order of the tokens."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        vision_width: float,
+        vocabulary: int,
+        lexicon: int,
+        classes: int = 1000,
+        object_words: int = 6,
+        written_words: int = 4,
+        letters: int = 12,
+        pieces: int = 4,
+        words_per_class: int = 6,
+        hidden: int = 256,
+        reader_width: int = 96,
+        reader_blocks: int = 4,
+    ) -> None:
+        super().__init__()
+        fine, middle = (stage_widths(vision_width)[stage] for stage in (2, 4))
+        self.objects = ObjectWords(vocabulary, classes, pieces, words_per_class, hidden, object_words)
+        self.reader = Reader(fine, middle, reader_width, reader_blocks, written_words, letters, lexicon)
+        self.quadrant = nn.Linear(hidden, width)
+        self.quadrant_place = nn.Parameter(torch.zeros(QUADRANTS, width))
+        self.frame = nn.Parameter(torch.zeros(2, width))
+        self.unwritten = nn.Parameter(torch.zeros(width))
+        self.tokens = object_words + written_words + QUADRANTS + 2
+
+    def hide(self, pooled: Tensor) -> Tensor:
+        """The shared hidden layer of pooled final features (…, 1280)."""
+        return F.gelu(self.objects.hidden(self.objects.norm(pooled)))
+
+    def object_logits(self, final: Tensor, class_logits: Tensor) -> Tensor:
+        """(B, vocabulary) logits of the words for what is shown."""
+        return self.objects.logits(self.hide(final.mean((-2, -1))), class_logits)
+
+    def written(self, spelled: Tensor, table: Tensor) -> Tensor:
+        """(B, W, width) written words as mixes of token embeddings; a learned vector where nothing is written."""
+        blank = (self.reader.spelling[:, 0] == BLANK).unsqueeze(-1)
+        words = torch.where(blank, self.unwritten, table[self.reader.token.long()])
+        return spelled @ words
+
+    def forward(self, features: VisionFeatures, class_logits: Tensor, table: Tensor) -> Tensor:
+        """(B, tokens, width) input embeddings; `table` is the language model's input embedding matrix."""
+        table = table.detach()
+        shown = self.objects(self.object_logits(features.final, class_logits), table)
+        _, found = self.reader.find(features.fine, features.middle)
+        written = self.written(self.reader.spell(found), table)
+        quarters = F.adaptive_avg_pool2d(features.final, 2).flatten(2).transpose(1, 2)
+        free = self.quadrant(self.hide(quarters)) + self.quadrant_place
+        frame = self.frame.expand(len(shown), -1, -1)
+        return torch.cat([frame[:, :1], shown, frame[:, 1:], written, free], 1)
