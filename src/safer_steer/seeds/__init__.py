@@ -2,5 +2,6 @@
 
 from safer_steer.seeds.builtin import BENIGN_KINDS, HARM_CATEGORIES, load_builtin
 from safer_steer.seeds.images import materialise_images
+from safer_steer.seeds.jsonl import load_jsonl
 
-__all__ = ["BENIGN_KINDS", "HARM_CATEGORIES", "load_builtin", "materialise_images"]
+__all__ = ["BENIGN_KINDS", "HARM_CATEGORIES", "load_builtin", "load_jsonl", "materialise_images"]

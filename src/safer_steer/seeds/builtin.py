@@ -91,7 +91,7 @@ def load_builtin(split: Split | str | None = None) -> tuple[Seed, ...]:
 
 @lru_cache(maxsize=1)
 def _all() -> tuple[Seed, ...]:
-    return tuple([*_harmful(), *_benign()])
+    return (*_harmful(), *_benign())
 
 
 def _harmful() -> Iterable[Seed]:

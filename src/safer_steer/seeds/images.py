@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safer_steer.dialogue import ImageRef, Record
 from safer_steer.errors import DataError
 from safer_steer.seeds.drawing import png
-from safer_steer.seeds.sketches import Sketch
+from safer_steer.seeds.sketches import Sketch, look
 from safer_steer.store import ImageStore, inspect_image
 
 DATA = files("safer_steer.seeds").joinpath("data")
@@ -51,7 +51,7 @@ class Picture(Record):
     draw: Sketch | None = None
 
 
-Facts = Annotated[tuple[str, ...], Field(min_length=1, max_length=6)]
+Facts = Annotated[tuple[str, ...], Field(min_length=1, max_length=5)]
 
 
 class _Photo(Record):
@@ -105,14 +105,16 @@ def _pictograms() -> Iterable[Picture]:
     entries: dict[str, _Pictogram] = read_yaml("pictograms.yaml", dict[str, _Pictogram])
     for name, e in entries.items():
         kind, by = ImageKind.PICTOGRAM, "Microsoft and Mohammad Abu Mattar"
-        yield Picture(name=name, kind=kind, facts=e.facts, by=by, source="fluentui-emoji 1.3.0", licence="MIT")
+        facts = (*e.facts, "a simple coloured drawing")
+        yield Picture(name=name, kind=kind, facts=facts, by=by, source="fluentui-emoji 1.3.0", licence="MIT")
 
 
 def _rendered() -> Iterable[Picture]:
     entries: dict[str, _Rendered] = read_yaml("rendered.yaml", dict[str, _Rendered])
     for name, e in entries.items():
         kind, by, source = ImageKind.RENDERED, "the SaFeR-Steer authors", "drawn by safer_steer.seeds.drawing"
-        yield Picture(name=name, kind=kind, facts=e.facts, by=by, source=source, licence="Apache-2.0", draw=e.draw)
+        facts = (*e.facts, look(e.draw))
+        yield Picture(name=name, kind=kind, facts=facts, by=by, source=source, licence="Apache-2.0", draw=e.draw)
 
 
 def picture(name: str) -> Picture:

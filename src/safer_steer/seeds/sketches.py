@@ -114,3 +114,31 @@ Sketch = Annotated[
     Word | Chart | Table | Flow | Page | Chat | Geometry | Tokens,
     Field(discriminator="kind"),
 ]
+
+_LOOKS = {
+    "bars": "coloured bars with their numbers",
+    "pie": "a disc with coloured parts",
+    "line": "a line with marked points",
+    "table": "a ruled table with a shaded head",
+    "flow": "labelled boxes in a column",
+    "cycle": "labelled boxes joined by arrows in a ring",
+    "hub": "labelled boxes joined to the one in the middle",
+    "page": "black print on white paper",
+    "chat": "white message bubbles",
+    "tokens": "rows of coloured shapes",
+}
+
+
+def look(sketch: Sketch) -> str:
+    """What a sketch looks like, as one more fact about its image.
+
+    >>> look(Word(kind="word", text="STOP", paper=Colour.RED, ink=Colour.WHITE))
+    'white letters on a red ground'
+    """
+    if isinstance(sketch, Word):
+        return f"{sketch.ink} letters on {_article(sketch.paper)} {sketch.paper} ground"
+    return _LOOKS.get(sketch.kind, "a labelled drawing in black lines")
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
