@@ -249,6 +249,15 @@ def test_the_notice_table_credits_every_photograph() -> None:
             assert f"| `{p.name}` | {p.by} | {p.source} | {p.licence} |" in text
 
 
+def test_the_examples_of_the_docs_print_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "seeds.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "docs/seeds.md", "exec"), {})
+        assert capsys.readouterr().out.splitlines() == re.findall(r"^#> (.*)$", block, re.M)
+
+
 # --- drawing ----------------------------------------------------------------------------------------------------
 
 
