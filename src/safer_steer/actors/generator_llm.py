@@ -1,0 +1,162 @@
+"""Stage I's generator on any chat model: probe, expand, analyse the image, rewrite, plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from pydantic import Field
+
+from safer_steer.actors.asking import ask
+from safer_steer.actors.chat import ChatModel, Sampling
+from safer_steer.actors.generating import Probe, Strategy, script_of
+from safer_steer.actors.showing import messages_for
+from safer_steer.actors.verdict_parsing import Reply, declines_to_write
+from safer_steer.dialogue import Script, ScriptKind, Seed, SeedKind, UserTurn, stable_id
+from safer_steer.errors import ActorError, BadVerdict
+from safer_steer.prompts import Fence, load_prompt
+from safer_steer.verdict import UnscoredReason
+
+R = TypeVar("R", bound=Reply)
+_Text = Annotated[str, Field(min_length=1, max_length=4000)]
+
+
+class _Probed(Reply):
+    benign: _Text
+    obfuscated: _Text
+
+
+class _Goal(Reply):
+    goal: _Text
+
+
+class _Findings(Reply):
+    dual_use: list[str]
+    text: list[str]
+    missing_safety: list[str]
+
+
+class _PlannedTurn(Reply):
+    aim: str
+    risk: Annotated[int, Field(ge=1, le=5)]
+    text: _Text
+
+
+class _Plan(Reply):
+    turns: list[_PlannedTurn]
+
+
+class LlmGenerator:
+    """Implements `Generator`. A reply that is malformed, of the wrong length, blank or a refusal, twice: `ActorError`.
+
+    `temperature` and the call's `rng_seed` set the sampling, so a server that honours seeds repeats itself.
+    """
+
+    def __init__(self, model: ChatModel, *, temperature: float = 0.8, max_tokens: int = 4096) -> None:
+        self.name = model.name
+        self._model = model
+        self._sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
+
+    async def probe(self, seed: Seed) -> Probe:
+        return await self._probe(seed, 0)
+
+    async def obfuscated(self, seed: Seed, turns: int, rng_seed: int) -> Script:
+        goal = (await self._probe(seed, rng_seed)).obfuscated
+        plan = await self._plan("expand_obfuscated", seed, turns, rng_seed, goal=_wrap(seed, "aim", goal))
+        return script_of(seed, ScriptKind.OBFUSCATED, plan, rng_seed)
+
+    async def red_team(self, seed: Seed, strategy: Strategy, turns: int, rng_seed: int) -> Script:
+        findings = await self._visual_analysis(seed, rng_seed) if seed.images else None
+        manner = {"strategy": strategy.id.replace("_", " "), "description": strategy.description}
+        rewritten = await self._ask(
+            "adversarial_rewriting",
+            seed,
+            rng_seed,
+            _Goal,
+            _goal_problem,
+            question=_wrap(seed, "question", seed.question),
+            techniques=strategy.techniques,
+            findings=findings,
+            **manner,
+        )
+        goal = _wrap(seed, "goal", rewritten.goal)
+        plan = await self._plan("dialogue_planning", seed, turns, rng_seed, goal=goal, **manner)
+        return script_of(seed, ScriptKind.RED_TEAM, plan, rng_seed, strategy=strategy.id)
+
+    async def benign(self, seed: Seed, turns: int, rng_seed: int) -> Script:
+        harmless = seed.kind is SeedKind.BENIGN
+        problem = seed.question if harmless else (await self._probe(seed, rng_seed)).benign
+        plan = await self._plan("expand_benign", seed, turns, rng_seed, goal=_wrap(seed, "problem", problem))
+        return script_of(seed, ScriptKind.BENIGN, plan, rng_seed)
+
+    async def _probe(self, seed: Seed, rng_seed: int) -> Probe:
+        question = _wrap(seed, "question", seed.question)
+        reply = await self._ask("probe", seed, rng_seed, _Probed, _probe_problem, question=question)
+        return Probe(benign=reply.benign.strip(), obfuscated=reply.obfuscated.strip())
+
+    async def _visual_analysis(self, seed: Seed, rng_seed: int) -> str:
+        found = await self._ask("visual_analysis", seed, rng_seed, _Findings, lambda reply: None)
+        lines = [
+            f"{name}: {'; '.join(phrases) if phrases else 'nothing'}"
+            for name, phrases in (
+                ("dual use", found.dual_use),
+                ("text in the image", found.text),
+                ("missing safety", found.missing_safety),
+            )
+        ]
+        return _wrap(seed, "findings", "\n".join(lines))
+
+    async def _plan(self, prompt: str, seed: Seed, turns: int, rng_seed: int, **values: object) -> tuple[UserTurn, ...]:
+        def problem(plan: _Plan) -> str | None:
+            if len(plan.turns) != turns:
+                return f"expected {turns} turns, got {len(plan.turns)}"
+            return next((why for turn in plan.turns if (why := _text_problem(turn.text)) is not None), None)
+
+        plan = await self._ask(prompt, seed, rng_seed, _Plan, problem, turns=turns, **values)
+        return tuple(
+            UserTurn(text=turn.text.strip(), aim=turn.aim.strip() or None, risk=turn.risk) for turn in plan.turns
+        )
+
+    async def _ask(
+        self,
+        prompt: str,
+        seed: Seed,
+        rng_seed: int,
+        schema: type[R],
+        problem: Callable[[R], str | None],
+        **values: object,
+    ) -> R:
+        """One step of the construction; `problem` says what is wrong with a well-formed reply."""
+
+        def check(reply: R) -> None:
+            why = problem(reply)
+            if why is not None:
+                raise BadVerdict(why, reason=UnscoredReason.UNPARSEABLE)
+
+        drawn = int(stable_id(prompt, seed.id, rng_seed), 16) % 2**31
+        messages = messages_for(
+            load_prompt(prompt), seed.images, category=seed.category, image_count=len(seed.images), **values
+        )
+        sampling = self._sampling.model_copy(update={"seed": drawn})
+        try:
+            return await ask(self._model, messages, sampling, schema, check)
+        except BadVerdict as error:
+            raise ActorError(f"'{prompt}' gave no usable reply: {error.what}", where=f"seed {seed.id}") from error
+
+
+def _wrap(seed: Seed, kind: str, text: str) -> str:
+    return Fence.for_dialogue(seed.id, seed.question).wrap(kind, text)
+
+
+def _text_problem(text: str) -> str | None:
+    if not text.strip():
+        return "a blank message"
+    return "a refusal in place of a message" if declines_to_write(text) else None
+
+
+def _probe_problem(reply: _Probed) -> str | None:
+    return _text_problem(reply.benign) or _text_problem(reply.obfuscated)
+
+
+def _goal_problem(reply: _Goal) -> str | None:
+    return _text_problem(reply.goal)

@@ -1,0 +1,48 @@
+"""The evaluation judge on any chat model."""
+
+from __future__ import annotations
+
+from safer_steer.actors.asking import ask
+from safer_steer.actors.chat import ChatModel, Message, Sampling
+from safer_steer.actors.showing import case_values, messages_for
+from safer_steer.actors.verdict_parsing import Reply, read_scores, schema_with_scores
+from safer_steer.dialogue import History
+from safer_steer.prompts import Prompt, load_prompt
+from safer_steer.verdict import EVALUATION, Scale, Scored, Stamp, Verdict
+
+JUDGING = Sampling(temperature=0.0, max_tokens=4096)
+"""Judges sample greedily; the room is for models that think before they write."""
+
+
+class Rationale(Reply):
+    """Reasons first, so that the grades follow from them."""
+
+    rationale: str
+
+
+class RubricJudge:
+    """Scores an answer under a prompt's rubric on a `Scale`; by default harmlessness and helpfulness.
+
+    `assess` raises `BadVerdict` after two unusable replies, or the model's own `ActorError`.
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        *,
+        prompt: Prompt | None = None,
+        scale: Scale = EVALUATION,
+        sampling: Sampling = JUDGING,
+    ) -> None:
+        self._model, self._scale, self._sampling = model, scale, sampling
+        self._prompt = load_prompt("eval_judge") if prompt is None else prompt
+        self._schema = schema_with_scores(Rationale, scale)
+        self.stamp = Stamp(judge=model.name, prompt=self._prompt.digest, version=self._prompt.version)
+
+    async def assess(self, history: History, answer: str) -> Verdict:
+        reply = await ask(self._model, self._messages(history, answer), self._sampling, self._schema)
+        scores = read_scores(reply, self._scale)
+        return Scored(scores=scores, rationale=reply.rationale, stamp=self.stamp)
+
+    def _messages(self, history: History, answer: str) -> list[Message]:
+        return messages_for(self._prompt, history.images, **case_values(history, answer))
