@@ -24,27 +24,36 @@ QUADRANTS = 4
 
 
 class ObjectWords(nn.Module):
-    """Words for what is shown: evidence of the ImageNet head, corrected by a small network on pooled features."""
+    """Words for what is shown: the ImageNet head's evidence, and closeness in meaning to what a small network sees.
 
-    def __init__(self, vocabulary: int, classes: int, pieces: int, words_per_class: int, hidden: int, words: int) -> None:
+    `meanings` places every word of the vocabulary in a space made from the language model's hidden states, so that
+    words which no training caption contains are still reached through their neighbours.
+    """
+
+    def __init__(
+        self, vocabulary: int, classes: int, pieces: int, words_per_class: int, hidden: int, meaning: int, words: int
+    ) -> None:
         super().__init__()
         self.words = words
         self.norm = nn.LayerNorm(HEAD_WIDTH)
         self.hidden = nn.Linear(HEAD_WIDTH, hidden)
-        self.correction = nn.Linear(hidden, vocabulary)
+        self.meaning = nn.Linear(hidden, meaning)
         self.trust = nn.Parameter(torch.ones(()))
+        self.sharpness = nn.Parameter(torch.tensor(8.0))
         self.register_buffer("class_words", torch.full((classes, words_per_class), -1, dtype=torch.int32))
         self.register_buffer("word_pieces", torch.full((vocabulary, pieces), -1, dtype=torch.int32))
+        self.register_buffer("meanings", torch.zeros(vocabulary, meaning))
 
     def logits(self, hidden: Tensor, class_logits: Tensor) -> Tensor:
         """(B, vocabulary) word logits from the hidden layer (B, hidden) and the ImageNet logits (B, classes)."""
         named = self.class_words >= 0
-        mass = class_logits.new_zeros(class_logits.shape[0], self.correction.out_features)
+        mass = class_logits.new_zeros(class_logits.shape[0], len(self.meanings))
         probabilities = class_logits.softmax(-1)
         for column in range(self.class_words.shape[1]):
             rows = named[:, column]
             mass = mass.index_add(1, self.class_words[rows, column].long(), probabilities[:, rows])
-        evidence: Tensor = self.trust * (mass + 1e-4).log() + self.correction(hidden)
+        close = self.meaning(hidden) @ self.meanings.T
+        evidence: Tensor = self.trust * (mass + 1e-4).log() + self.sharpness * close
         return evidence
 
     def embeddings(self, table: Tensor) -> Tensor:
@@ -153,12 +162,13 @@ class Projector(nn.Module):
         pieces: int = 4,
         words_per_class: int = 6,
         hidden: int = 256,
+        meaning: int = 128,
         reader_width: int = 96,
         reader_blocks: int = 4,
     ) -> None:
         super().__init__()
         fine, middle = (stage_widths(vision_width)[stage] for stage in (2, 4))
-        self.objects = ObjectWords(vocabulary, classes, pieces, words_per_class, hidden, object_words)
+        self.objects = ObjectWords(vocabulary, classes, pieces, words_per_class, hidden, meaning, object_words)
         self.reader = Reader(fine, middle, reader_width, reader_blocks, written_words, letters, lexicon)
         self.quadrant = nn.Linear(hidden, width)
         self.quadrant_place = nn.Parameter(torch.zeros(QUADRANTS, width))
@@ -180,13 +190,17 @@ class Projector(nn.Module):
         words = torch.where(blank, self.unwritten, table[self.reader.token.long()])
         return spelled @ words
 
-    def forward(self, features: VisionFeatures, class_logits: Tensor, table: Tensor) -> Tensor:
-        """(B, tokens, width) input embeddings; `table` is the language model's input embedding matrix."""
+    def compose(self, final: Tensor, class_logits: Tensor, found: Tensor, table: Tensor) -> Tensor:
+        """(B, tokens, width) from final features, ImageNet logits and the letters that the reader found."""
         table = table.detach()
-        shown = self.objects(self.object_logits(features.final, class_logits), table)
-        _, found = self.reader.find(features.fine, features.middle)
+        shown = self.objects(self.object_logits(final, class_logits), table)
         written = self.written(self.reader.spell(found), table)
-        quarters = F.adaptive_avg_pool2d(features.final, 2).flatten(2).transpose(1, 2)
+        quarters = F.adaptive_avg_pool2d(final, 2).flatten(2).transpose(1, 2)
         free = self.quadrant(self.hide(quarters)) + self.quadrant_place
         frame = self.frame.expand(len(shown), -1, -1)
         return torch.cat([frame[:, :1], shown, frame[:, 1:], written, free], 1)
+
+    def forward(self, features: VisionFeatures, class_logits: Tensor, table: Tensor) -> Tensor:
+        """(B, tokens, width) input embeddings; `table` is the language model's input embedding matrix."""
+        _, found = self.reader.find(features.fine, features.middle)
+        return self.compose(features.final, class_logits, found, table)
