@@ -46,7 +46,7 @@ class OneDnnLinear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         if not torch.is_grad_enabled():
             return _product(x, self.weight, self.bias)
-        result: Tensor = _LinearFunction.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        result: Tensor = _LinearFunction.apply(x, self.weight, self.bias)
         return result
 
 

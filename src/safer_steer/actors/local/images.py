@@ -1,0 +1,65 @@
+"""Images as a model reads them: the ids of their places and the tensors that fill them, kept by content."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safer_steer.dialogue import ImageRef
+from safer_steer.store import ImageStore
+
+KEPT = 128
+"""How many prepared images stay in memory (0.8 MB each at 256 pixels)."""
+
+_TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """`ids` stand in the prompt; `tensors` (`pixel_values`, grids…) go to the model with them."""
+
+    ids: tuple[int, ...]
+    tensors: dict[str, Tensor]
+
+
+class ImageReader:
+    """Prepares images with a model's processor, each once.
+
+    `piece` is the text that stands for one image in the model's chat template; the processor expands it.
+    """
+
+    def __init__(self, processor: Any, store: ImageStore, piece: str) -> None:
+        self._processor, self._store, self._piece = processor, store, piece
+        self._kept: OrderedDict[str, ReadImage] = OrderedDict()
+
+    def read(self, ref: ImageRef) -> ReadImage:
+        """The image `ref`, prepared; raises `ImageError` when the store has lost it."""
+        found = self._kept.get(ref.sha256)
+        if found is None:
+            found = self._prepare(ref)
+            self._kept[ref.sha256] = found
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(ref.sha256)
+        return found
+
+    def _prepare(self, ref: ImageRef) -> ReadImage:
+        picture = self._store.open(ref)
+        batch = self._processor(text=[self._piece], images=[picture], add_special_tokens=False, return_tensors="pt")
+        ids = tuple(int(token) for token in batch["input_ids"][0])
+        tensors = {key: value for key, value in batch.items() if key not in _TEXT_KEYS}
+        if not tensors:
+            raise ValueError("the processor made no pixels of the image")
+        return ReadImage(ids, tensors)
+
+    def tensors(self, refs: Sequence[ImageRef]) -> dict[str, Tensor]:
+        """The tensors of several images, joined along the first dimension in their order; empty for none."""
+        read = [self.read(ref).tensors for ref in refs]
+        keys = read[0].keys() if read else ()
+        return {key: torch.cat([tensors[key] for tensors in read]) for key in keys}
