@@ -43,7 +43,7 @@ _REFUSAL = re.compile(
 )
 _DECLINES = re.compile(
     r"\W*(?:(?:i['’]m|i am) (?:very )?sorry\W+|sorry\W+|unfortunately\W+)?(?:but )?"
-    r"(?:as an ai\b|i (?:cannot|can not|can['’]t|won['’]t|will not|am unable to|am not able to|must decline to|do not|don['’]t)"
+    r"(?:as an ai\b|i (?:cannot|can not|can['’]t|won['’]t|will not|am unable to|am not able to|do not|don['’]t)"
     r" (?:help|assist|comply|provide|create|write|rewrite|generate|produce|fulfil|engage|participate|continue with))",
     re.IGNORECASE,
 )

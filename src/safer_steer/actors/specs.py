@@ -1,0 +1,240 @@
+"""Who sits where, by name: SPEC strings, and the `Seating` that builds each seat when it is first wanted.
+
+embedded               the small student that arrives with pip
+scripted               the offline cast
+local:PATH             a transformers model in a folder
+openai:MODEL@BASE_URL  a model behind any OpenAI-compatible server
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+from safer_steer.actors.assistant import AnswerFormat, ChatAssistant
+from safer_steer.actors.attack_judge import AttackJudge
+from safer_steer.actors.blue import LlmBlue
+from safer_steer.actors.chat import ChatModel, Sampling
+from safer_steer.actors.endpoint import Endpoint, ImageFragments, Limits, check_base_url
+from safer_steer.actors.generating import Generator
+from safer_steer.actors.generator_llm import LlmGenerator
+from safer_steer.actors.judge import RubricJudge
+from safer_steer.actors.red import LlmRed
+from safer_steer.actors.tutor import LlmTutor
+from safer_steer.config import Recipe
+from safer_steer.dialogue import Record
+from safer_steer.errors import ConfigError
+from safer_steer.seats import Assistant, Judge, UserActor
+from safer_steer.store import ImageStore
+
+_KNOWN = "embedded, scripted, local:PATH or openai:MODEL@BASE_URL"
+_OFFLINE = "safer_steer.actors.offline"
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class SpecKind(StrEnum):
+    EMBEDDED = "embedded"
+    SCRIPTED = "scripted"
+    LOCAL = "local"
+    OPENAI = "openai"
+
+
+class Spec(Record):
+    """A parsed SPEC string; `str()` gives it back. `model` is a folder for `local`, a model's name for `openai`."""
+
+    kind: SpecKind
+    model: str | None = None
+    base_url: str | None = None
+
+    def __str__(self) -> str:
+        tail = "" if self.model is None else f":{self.model}"
+        return f"{self.kind}{tail}" + ("" if self.base_url is None else f"@{self.base_url}")
+
+
+def parse_spec(text: str) -> Spec:
+    """Read a SPEC string; raises `ConfigError` that names it and says what there is.
+
+    >>> parse_spec("openai:qwen/vl@http://127.0.0.1:8000/v1/")
+    Spec(kind=<SpecKind.OPENAI: 'openai'>, model='qwen/vl', base_url='http://127.0.0.1:8000/v1')
+    """
+    if text in (SpecKind.EMBEDDED, SpecKind.SCRIPTED):
+        return Spec(kind=SpecKind(text))
+    kind, _, rest = text.partition(":")
+    if _UNPRINTABLE.search(text) or rest != rest.strip() or kind not in (SpecKind.LOCAL, SpecKind.OPENAI):
+        raise ConfigError(f"{text!r} names no model", where="SPEC", hint=f"write {_KNOWN}")
+    if kind == SpecKind.LOCAL:
+        if not rest:
+            raise ConfigError("'local:' names no folder", where="SPEC", hint="write local:PATH")
+        return Spec(kind=SpecKind.LOCAL, model=rest)
+    model, at, address = rest.rpartition("@")
+    if not at or not model.strip():
+        hint = "write openai:MODEL@BASE_URL, such as openai:my-model@http://127.0.0.1:8000/v1"
+        raise ConfigError("'openai:' needs a model and a base URL", where="SPEC", hint=hint)
+    if re.search(r"@https?://", model):
+        raise ConfigError("the base URL carries a user name or password", where="SPEC", hint="leave it out")
+    return Spec(kind=SpecKind.OPENAI, model=model, base_url=check_base_url(address))
+
+
+class Seating:
+    """Builds the people a recipe names, each when first asked for; one model per SPEC, one `Endpoint` per address.
+
+    Use it as `async with Seating(recipe, run.images) as seats:` inside one event loop; leaving closes everything.
+    Every method raises `ConfigError` for a SPEC it cannot seat, and `WeightsError` for a model it cannot load.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        images: ImageStore,
+        *,
+        limits: Limits | None = None,
+        environ: Mapping[str, str] | None = None,
+        notify: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._recipe, self._images, self._limits = recipe, images, limits
+        self._environ, self._notify = environ, notify
+        self._fragments = ImageFragments(images.read)
+        self._endpoints: dict[str, Endpoint] = {}
+        self._models: dict[Spec, ChatModel] = {}
+        self._offline: dict[str, Any] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every model and connection that was opened."""
+        models, self._models = self._models, {}
+        for model in models.values():
+            await model.aclose()
+        self._endpoints.clear()
+        self._offline.clear()
+        self._fragments.close()
+
+    async def check(self) -> None:
+        """See that every server opened so far answers and takes the key; raises `EndpointError`."""
+        for endpoint in self._endpoints.values():
+            await endpoint.check()
+
+    def model(self, text: str) -> ChatModel:
+        """The chat model of a SPEC, shared by all seats that name it. `scripted` is not one."""
+        spec = parse_spec(text)
+        if spec not in self._models:
+            self._models[spec] = self._build(spec)
+        return self._models[spec]
+
+    def assistant(self, text: str, sampling: Sampling) -> Assistant:
+        """A model under test or a student; `scripted` is the offline blue expert."""
+        if parse_spec(text).kind is SpecKind.SCRIPTED:
+            return self._scripted_blue()
+        recipe = self._recipe
+        return ChatAssistant(
+            self.model(text),
+            sampling,
+            answer_format=recipe.answer_format,
+            system=recipe.system_prompt,
+            seed=recipe.seed,
+        )
+
+    def target(self) -> Assistant:
+        """Stage I's fixed target, greedy."""
+        limit = self._recipe.construction.target_max_tokens
+        return self.assistant(self._recipe.seats.target, Sampling(max_tokens=limit))
+
+    def student(self) -> Assistant:
+        """The student as evaluation samples it."""
+        settings = self._recipe.eval
+        sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+        return self.assistant(self._recipe.seats.student, sampling)
+
+    def judge(self) -> Judge:
+        """The evaluation judge."""
+        text = self._recipe.seats.judge
+        offline = self._scripted(text, "judge", "OfflineJudge", self._desk)
+        return offline if offline is not None else RubricJudge(self.model(text))
+
+    def attack_judge(self) -> Judge:
+        """The success filter's judge."""
+        text = self._recipe.seats.attack_judge
+        offline = self._scripted(text, "attack_judge", "OfflineAttackJudge", self._desk)
+        return offline if offline is not None else AttackJudge(self.model(text))
+
+    def reward_judge(self) -> Judge:
+        """Bootstrap's reward model: the tutor's rubric without a proposal."""
+        text = self._recipe.seats.reward_judge
+        offline = self._scripted(text, "tutor", "OfflineTutor", proposes=False)
+        return offline if offline is not None else LlmTutor(self.model(text), proposes=False)
+
+    def tutor(self) -> Judge:
+        """The tutor, with Feedback Dynamics unless the recipe switches it off."""
+        text, proposes = self._recipe.seats.tutor, self._recipe.grpo.feedback
+        offline = self._scripted(text, "tutor", "OfflineTutor", proposes=proposes)
+        return offline if offline is not None else LlmTutor(self.model(text), proposes=proposes)
+
+    def red(self) -> UserActor:
+        """Bootstrap's red agent."""
+        text = self._recipe.seats.red
+        offline = self._scripted(text, "red", "OfflineRed")
+        return offline if offline is not None else LlmRed(self.model(text), seed=self._recipe.seed)
+
+    def blue(self) -> Assistant:
+        """Bootstrap's blue expert, writing in the student's format."""
+        recipe = self._recipe
+        if parse_spec(recipe.seats.blue).kind is SpecKind.SCRIPTED:
+            if recipe.answer_format is not AnswerFormat.PLAIN:
+                hint = "set answer_format to plain, or seats.blue to a model"
+                raise ConfigError("the offline blue expert writes plain answers only", where="seats.blue", hint=hint)
+            return self._scripted_blue()
+        return LlmBlue(self.model(recipe.seats.blue), answer_format=recipe.answer_format, seed=recipe.seed)
+
+    def generator(self) -> Generator:
+        """Stage I's writer."""
+        text = self._recipe.seats.generator
+        offline = self._scripted(text, "generator", "OfflineGenerator")
+        return offline if offline is not None else LlmGenerator(self.model(text))
+
+    def _build(self, spec: Spec) -> ChatModel:
+        match spec.kind, spec.model, spec.base_url:
+            case SpecKind.OPENAI, str(name), str(address):
+                if address not in self._endpoints:
+                    self._endpoints[address] = Endpoint(address, limits=self._limits, environ=self._environ)
+                return self._endpoints[address].model(name, self._fragments)
+            case SpecKind.LOCAL, str(folder), _:
+                return self._load(Path(folder))
+            case SpecKind.EMBEDDED, _, _:
+                return self._load(import_module("safer_steer.embedded.build").ensure_student(notify=self._notify))
+            case _:
+                hint = "name embedded, local:PATH or openai:MODEL@BASE_URL"
+                raise ConfigError(f"'{spec}' is a cast, not a model", where="SPEC", hint=hint)
+
+    def _load(self, folder: Path) -> ChatModel:
+        if not folder.is_dir():
+            raise ConfigError("no such folder", where=folder, hint="local:PATH names a saved transformers model")
+        loaded: ChatModel = import_module("safer_steer.actors.local").LocalModel(folder, self._images)
+        return loaded
+
+    def _scripted(self, text: str, module: str, name: str, *parts: Callable[[], Any], **settings: object) -> Any | None:
+        """The offline actor when `text` is `scripted`; else `None`. Imported only here: its networks take seconds."""
+        if parse_spec(text).kind is not SpecKind.SCRIPTED:
+            return None
+        key = f"{name}{sorted(settings.items())}"
+        if key not in self._offline:
+            actor = getattr(import_module(f"{_OFFLINE}.{module}"), name)
+            self._offline[key] = actor(*(part() for part in parts), **settings)
+        return self._offline[key]
+
+    def _desk(self) -> Any:
+        """Where both offline judges read: one set of networks."""
+        return self._scripted(SpecKind.SCRIPTED, "judge", "Desk")
+
+    def _scripted_blue(self) -> Assistant:
+        return cast(Assistant, self._scripted(SpecKind.SCRIPTED, "blue", "OfflineBlue"))

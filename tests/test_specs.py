@@ -1,0 +1,124 @@
+"""SPEC strings, and the seats they fill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safer_steer.actors.attack_judge import AttackJudge
+from safer_steer.actors.blue import LlmBlue
+from safer_steer.actors.chat import Sampling
+from safer_steer.actors.endpoint import KEY_VARIABLE
+from safer_steer.actors.generating import Generator
+from safer_steer.actors.generator_llm import LlmGenerator
+from safer_steer.actors.judge import RubricJudge
+from safer_steer.actors.red import LlmRed
+from safer_steer.actors.specs import Seating, Spec, SpecKind, parse_spec
+from safer_steer.actors.tutor import LlmTutor
+from safer_steer.config import Recipe, Seats, recipe_from
+from safer_steer.errors import ConfigError
+from safer_steer.seats import Assistant, Judge, UserActor
+from safer_steer.store import ImageStore
+
+LOCAL = "openai:qwen/vl-32b@http://127.0.0.1:8000/v1"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("embedded", Spec(kind=SpecKind.EMBEDDED)),
+        ("scripted", Spec(kind=SpecKind.SCRIPTED)),
+        ("local:runs/a b/model", Spec(kind=SpecKind.LOCAL, model="runs/a b/model")),
+        ("local:C:/x@y", Spec(kind=SpecKind.LOCAL, model="C:/x@y")),
+        (LOCAL, Spec(kind=SpecKind.OPENAI, model="qwen/vl-32b", base_url="http://127.0.0.1:8000/v1")),
+        ("openai:a@main@https://h/v1/", Spec(kind=SpecKind.OPENAI, model="a@main", base_url="https://h/v1")),
+        ("openai:a:7b@http://[::1]:80/v1", Spec(kind=SpecKind.OPENAI, model="a:7b", base_url="http://[::1]:80/v1")),
+    ],
+)
+def test_specs(text: str, expected: Spec) -> None:
+    assert parse_spec(text) == expected
+    assert parse_spec(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", "Embedded", "embedded ", "embedded:x", "scripted:", "local", "local:", "local: x", "openai:",
+        "openai:m", "openai:m@", "openai:@http://h", "openai:m@h/v1", "openai:m@ftp://h", "openai:m@http://", "gpt-5", "hf:a/b",
+        "openai:m@http://user:secret@h/v1", "openai:m@http://h/v1?key=secret", "local:a\nb", "openai:m\x00@http://h",
+    ],
+)  # fmt: skip
+def test_anything_else_is_a_clear_error(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_spec(text)
+    assert "\n" not in str(caught.value)
+
+
+@given(
+    st.text(max_size=30)
+    | st.tuples(st.sampled_from(["local:", "openai:", "openai:m@"]), st.text(max_size=30)).map("".join)
+)
+def test_any_text_is_a_spec_that_comes_back_or_a_config_error(text: str) -> None:
+    try:
+        spec = parse_spec(text)
+    except ConfigError:
+        return
+    assert parse_spec(str(spec)) == spec
+
+
+def everywhere(spec: str) -> Recipe:
+    return Recipe(seats=Seats(**dict.fromkeys(Seats.model_fields, spec)))
+
+
+def seats_of(seats: Seating) -> list[object]:
+    return [
+        seats.judge(), seats.attack_judge(), seats.reward_judge(), seats.tutor(),
+        seats.red(), seats.blue(), seats.generator(), seats.target(), seats.student(),
+    ]  # fmt: skip
+
+
+@pytest.mark.anyio
+async def test_one_model_behind_an_endpoint_takes_every_seat(tmp_path: Path) -> None:
+    async with Seating(everywhere(LOCAL), ImageStore(tmp_path), environ={}) as seats:
+        people = seats_of(seats)
+        assert [type(person) for person in people[:7]] == [
+            RubricJudge, AttackJudge, LlmTutor, LlmTutor, LlmRed, LlmBlue, LlmGenerator,
+        ]  # fmt: skip
+        assert [isinstance(person, Judge) for person in people] == [True] * 4 + [False] * 5
+        assert isinstance(people[4], UserActor) and isinstance(people[6], Generator)
+        assert all(isinstance(person, Assistant) for person in (people[5], people[7], people[8]))
+        assert seats.model(LOCAL) is seats.model(LOCAL + "/")
+        other = seats.model("openai:other@http://127.0.0.1:8000/v1")
+        assert other._endpoint is seats.model(LOCAL)._endpoint
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_seated_says_why(tmp_path: Path) -> None:
+    async with Seating(everywhere("scripted"), ImageStore(tmp_path), environ={}) as seats:
+        with pytest.raises(ConfigError, match="'scripted' is a cast, not a model"):
+            seats.model("scripted")
+        with pytest.raises(ConfigError, match="no such folder"):
+            seats.assistant(f"local:{tmp_path / 'nothing'}", Sampling())
+        with pytest.raises(ConfigError, match=KEY_VARIABLE):
+            seats.model("openai:gpt@https://api.example.org/v1")
+
+
+@pytest.mark.anyio
+async def test_the_offline_cast_takes_every_seat(tmp_path: Path) -> None:
+    async with Seating(everywhere("scripted"), ImageStore(tmp_path), environ={}) as seats:
+        people = seats_of(seats)
+        assert [isinstance(person, Judge) for person in people] == [True] * 4 + [False] * 5
+        assert isinstance(people[4], UserActor) and isinstance(people[6], Generator)
+        assert all(isinstance(person, Assistant) for person in (people[5], people[7], people[8]))
+        assert seats.judge() is people[0]
+
+
+@pytest.mark.anyio
+async def test_the_offline_blue_expert_does_not_pretend_to_think(tmp_path: Path) -> None:
+    recipe = recipe_from({"answer_format": "tagged"})
+    async with Seating(recipe, ImageStore(tmp_path), environ={}) as seats:
+        with pytest.raises(ConfigError, match="plain answers only"):
+            seats.blue()
