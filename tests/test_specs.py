@@ -47,8 +47,8 @@ def test_specs(text: str, expected: Spec) -> None:
     "text",
     [
         "", " ", "Embedded", "embedded ", "embedded:x", "scripted:", "local", "local:", "local: x", "openai:",
-        "openai:m", "openai:m@", "openai:@http://h", "openai:m@h/v1", "openai:m@ftp://h", "openai:m@http://", "gpt-5", "hf:a/b",
-        "openai:m@http://user:secret@h/v1", "openai:m@http://h/v1?key=secret", "local:a\nb", "openai:m\x00@http://h",
+        "openai:m", "openai:m@", "openai:@http://h", "openai:m@h/v1", "openai:m@ftp://h", "openai:m@http://",
+        "gpt-5", "hf:a/b", "openai:m@http://user:secret@h/v1", "openai:m@http://h/v1?key=secret", "local:a\nb", "openai:m\x00@http://h",
     ],
 )  # fmt: skip
 def test_anything_else_is_a_clear_error(text: str) -> None:
