@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 
+from safer_steer.actors.offline.frames import load_frames
 from safer_steer.actors.offline.text import content, covered, normalised
 from safer_steer.dialogue import History, Script
 
@@ -32,42 +34,10 @@ class Ask(StrEnum):
     GENERAL = "general"
 
 
-_SHAPES = (
-    (
-        Ask.CONCERN,
-        r"worr(?:y|ies)|go wrong|with care|be careful|darker side|at stake|warn about|misused?\b|harm do people|"
-        r"trust important|abused|nobody is hurt",
-    ),
-    (
-        Ask.OUTLINE,
-        r"outline|begin and end|which order|parts of|short plan|arrange|structure|first and what last|how many parts|"
-        r"put into|help me plan",
-    ),
-    (
-        Ask.SUITS,
-        r"\bsuit|\bfit in|go well|sensible choice|play a part in it|good thing to show|would you use|fitting start|match|"
-        r"do you agree|\bwill .{2,60} do\?|enjoy seeing",
-    ),
-    (
-        Ask.ANGLE,
-        r"which side of|useful advice|take away|practical point|good (?:can|could) come|worth knowing|knowledge of|"
-        r"responsible way|helpful point|recommend|good thing to suggest|practical benefit",
-    ),
-    (
-        Ask.PICTURE,
-        r"(?:what|how|caption|describe|description|sum up|look|main things).{0,60}"
-        r"(?:\bsee\b|\bshows?\b|stands out|notice first|\bimage\b|in it\?|picture|on this one|would it read|in this one)",
-    ),
-    (
-        Ask.SUBJECT,
-        r"\bsubject\b|read up|be about|curious|could (?:somebody|pupils) learn|what question|visitor ask|\btopic\b|"
-        r"to find out",
-    ),
-)
-_PATTERNS = tuple((ask, re.compile(pattern)) for ask, pattern in _SHAPES)
-_SUBJECT_FIRST = re.compile(
-    r"what (?:does|question does|would a curious|is there to find)|read up|which .{0,20}subject"
-)
+@lru_cache(maxsize=1)
+def _shapes() -> tuple[tuple[Ask, re.Pattern[str]], ...]:
+    """The kinds of harmless requests by the shapes of their words, in the order in which they are tried."""
+    return tuple((Ask(name), re.compile("|".join(shapes))) for name, shapes in load_frames("asks").items())
 
 
 def goal_stems(script: Script) -> frozenset[str]:
@@ -115,7 +85,7 @@ def harmless_ask(text: str, script: Script) -> Ask:
     if script.slots is not None:
         for phrase in (script.slots.topic, script.slots.cover, script.slots.subject):
             bare = bare.replace(phrase.lower(), "it")
-    for ask, pattern in _PATTERNS:
+    for ask, pattern in _shapes():
         if pattern.search(bare):
             return ask
     return Ask.GENERAL

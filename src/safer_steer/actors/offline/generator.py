@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from safer_steer.actors.generating import Probe, Strategy, script_of
 from safer_steer.actors.offline.frames import Frames, dealt, fill, fitting, load_frames, pick, slots_of
-from safer_steer.actors.offline.text import content
+from safer_steer.actors.offline.text import content, word_list
 from safer_steer.dialogue import MAX_TURNS, BenignStep, Script, ScriptKind, Seed, UserTurn
 from safer_steer.errors import ActorError
 
@@ -136,15 +136,9 @@ def _turn(seed: Seed, move: str, text: str, aim: str, risk: int) -> UserTurn:
     return UserTurn(text=text, aim=aim.format(facts=facts), risk=risk, reference=reference, keys=keys)
 
 
-_LOWERED = frozenset(
-    "am are can could did do does has have how if in is may should so was were what when where which who whose why will "
-    "would".split()
-)
-
-
 def _recap(step: BenignStep, frame: str) -> UserTurn:
     first = step.user.split(maxsplit=1)[0]
-    question = step.user[0].lower() + step.user[1:] if first.lower() in _LOWERED else step.user
+    question = step.user[0].lower() + step.user[1:] if first.lower() in word_list("stopwords") - {"i"} else step.user
     text = fill(frame, {"question": question})
     return UserTurn(text=text, aim="come back to an earlier step", risk=1, reference=step.reference, keys=step.keys)
 
