@@ -13,7 +13,8 @@ from safer_steer.actors.offline.text import content, normalised, sentences, word
 from safer_steer.dialogue import History
 
 _CLAIM = re.compile(
-    r"\b(?:picture|image|photo|photograph|scene|depicts?|visible|background|foreground|shown|here we have|"
+    r"\b(?:the|this|your|an?) (?:picture|image|photo|photograph|scene)\b(?! (?:album|book))|"
+    r"\b(?:depicts?|visible|background|foreground|shown|here we have|"
     r"i (?:can )?see|you can see|it shows|there (?:is|are)|stands out|main things)\b"
 )
 _DENIAL = re.compile(
@@ -59,7 +60,9 @@ def grounding(history: History, answer: str) -> Grounding:
     """
     kinds, colours = _lexicon()
     known = _known(history)
-    claims = [sentence for sentence in sentences(answer) if _CLAIM.search(normalised(sentence))]
+    named = "" if history.script.slots is None else history.script.slots.subject.lower()
+    bare = normalised(answer).replace(named, "it") if named else normalised(answer)
+    claims = [sentence for sentence in sentences(bare) if _CLAIM.search(sentence)]
     claimed = [word for sentence in claims for word in words(sentence)]
     facts = [content(fact) for fact in history.script.facts]
     said = content(" ".join(claims))

@@ -147,7 +147,7 @@ def is_word_salad(text: str) -> bool:
     if odd / len(tokens) > 0.15:
         return True
     common = word_list("stopwords") - word_list("not_grammar")
-    grammar = sum(token in common or "'" in token for token in tokens)
+    grammar = sum(token in common or "'" in token or token[0].isdigit() for token in tokens)
     return len(tokens) >= 8 and grammar / len(tokens) < 0.18
 
 
@@ -254,6 +254,22 @@ def has_phrase(text: str, phrase: str) -> bool:
     wanted = [stem(word) for word in words(phrase)]
     given = [stem(word) for word in words(text)]
     return bool(wanted) and any(given[i : i + len(wanted)] == wanted for i in range(len(given) - len(wanted) + 1))
+
+
+def has_key(text: str, key: str) -> bool:
+    """Whether a text has a key of a right answer: the phrase, or the number however it is written out.
+
+    >>> has_key("It opens at 9:00.", "9"), has_key("It costs 3.50 euros.", "3.5"), has_key("It costs 35.", "3.5")
+    (True, True, False)
+    """
+    if not key.replace(".", "", 1).isdigit():
+        return has_phrase(text, key)
+    return any(number.removesuffix(":00") == key or _value(number) == _value(key) for number in numbers(text))
+
+
+def _value(number: str) -> float | None:
+    plain = number.replace(",", "")
+    return float(plain) if plain.replace(".", "", 1).isdigit() else None
 
 
 def numbers(text: str) -> frozenset[str]:
