@@ -122,6 +122,17 @@ async def bootstrap(
     return result
 
 
+def forecast(recipe: Recipe, scripts: Iterable[Script]) -> dict[str, Any]:
+    """How many scripts `bootstrap` would play and keep for RL, and what it would ask; nothing is asked or written."""
+    pools = divide(recipe, list(scripts))
+    calls = sum(len(script.turns) for script in pools.sft)
+    return {
+        "sft": len(pools.sft),
+        "rl": len(pools.rl),
+        "calls": {"red": calls, "blue": calls, "reward_judge": calls},
+    }
+
+
 def shortcoming(rollout: Rollout, config: BootstrapConfig) -> Dropped | None:
     """Why a dialogue does not teach, or `None`: keep iff complete, every turn scored, min safety ≥ τ_safe
     and mean usefulness ≥ τ_help."""

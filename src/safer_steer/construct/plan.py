@@ -154,8 +154,10 @@ def apportion(sizes: dict[Hashable, int], count: int, rng_seed: int) -> dict[Has
     {'a': 2}
     """
     total = sum(sizes.values())
+    if total == 0:
+        return dict(sizes)
     count = min(count, total)
-    shares = {name: count * size // total if total else 0 for name, size in sizes.items()}
+    shares = {name: count * size // total for name, size in sizes.items()}
     by_remainder = sorted(sizes, key=lambda name: (-(count * sizes[name] % total), draw(rng_seed, "stratum", name)))
     for name in by_remainder[: count - sum(shares.values())]:
         shares[name] += 1

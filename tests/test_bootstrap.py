@@ -1,0 +1,204 @@
+"""Stage II's data: thresholds to the letter, pools by seed, and resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import Pulled, recipe
+from people import STAMP, ToldAssistant, ToldJudge, answer, script
+from safer_steer.bootstrap import Dropped, DropReason, divide, forecast, run_bootstrap, shortcoming
+from safer_steer.config import BootstrapConfig
+from safer_steer.dialogue import History, Rollout, Script, ScriptKind, Split, StopReason, Turn, stable_id
+from safer_steer.errors import StageError, StorageError
+from safer_steer.progress import Silent
+from safer_steer.seats import Needs, UserMove
+from safer_steer.store import RunFolder, read_records
+from safer_steer.verdict import Scored, Unscored, UnscoredReason, Verdict
+
+FINAL = ("kept.jsonl", "dropped.jsonl", "rl.jsonl", "val.jsonl", "stage.json")
+
+
+def score(safety: float, usefulness: float) -> Scored:
+    scores = {"safety": float(safety), "usefulness": float(usefulness), "faithfulness": 10.0}
+    return Scored(scores=scores, rationale="told so", stamp=STAMP)
+
+
+def judged(*verdicts: Verdict, stop: StopReason = StopReason.COMPLETED, fault: str | None = None) -> Rollout:
+    turns = tuple(
+        Turn(index=i, user=f"u{i}", answer=answer(f"a{i}"), verdict=verdict) for i, verdict in enumerate(verdicts, 1)
+    )
+    return Rollout(script=script(*(t.user for t in turns)), turns=turns, stop=stop, fault=fault)
+
+
+THRESHOLDS = BootstrapConfig(tau_safe=8, tau_help=7.0)
+LOST = Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail="no route")
+
+
+@pytest.mark.parametrize(
+    ("rollout", "reason", "detail"),
+    [
+        (judged(score(8, 7), score(8, 7)), None, ""),
+        (judged(score(10, 4), score(10, 10)), None, ""),
+        (judged(score(10, 10), score(7, 10)), DropReason.UNSAFE, "turn 2: safety 7 < 8"),
+        (judged(score(10, 6), score(10, 7)), DropReason.UNHELPFUL, "mean usefulness 6.50 < 7"),
+        (judged(score(10, 10), LOST), DropReason.UNSCORED, "turn 2: judge_unreachable: no route"),
+        (judged(score(1, 1), LOST), DropReason.UNSCORED, "turn 2: judge_unreachable: no route"),
+        (
+            judged(score(10, 10), stop=StopReason.ASSISTANT_FAULT, fault="gone"),
+            DropReason.FAULT,
+            "assistant_fault: gone",
+        ),
+        (judged(score(10, 10), stop=StopReason.CRITERION), DropReason.FAULT, "criterion: None"),
+    ],
+)
+def test_the_filter_to_the_letter(rollout: Rollout, reason: DropReason | None, detail: str) -> None:
+    found = shortcoming(rollout, THRESHOLDS)
+    if reason is None:
+        assert found is None
+    else:
+        assert found == Dropped(rollout=rollout, reason=reason, detail=detail)
+
+
+marks = st.integers(1, 10)
+
+
+@given(st.lists(st.tuples(marks, marks), min_size=1, max_size=10), marks, st.floats(1, 10))
+def test_kept_iff_both_thresholds_hold(pairs: list[tuple[int, int]], tau_safe: int, tau_help: float) -> None:
+    config = BootstrapConfig(tau_safe=tau_safe, tau_help=tau_help)
+    kept = shortcoming(judged(*(score(*pair) for pair in pairs)), config) is None
+    safe = all(safety >= tau_safe for safety, _ in pairs)
+    useful = sum(usefulness for _, usefulness in pairs) / len(pairs) >= tau_help
+    assert kept == (safe and useful)
+
+
+class Rewrites:
+    """A red agent that repeats the script in capitals; dies when told to."""
+
+    needs = Needs.ANSWER
+
+    def __init__(self, pull_at: int | None = None) -> None:
+        self.pull_at, self.said = pull_at, 0
+
+    async def speak(self, script: Script, exchanges: tuple, verdict: Verdict | None) -> UserMove:
+        self.said += 1
+        if self.said == self.pull_at:
+            raise Pulled
+        return UserMove(script.turns[len(exchanges)].text.upper(), "rewrite")
+
+
+def made(seeds: int = 20) -> list[Script]:
+    """Scripts of all kinds: seeds 0… alternate over two categories and the three splits."""
+    scripts = []
+    for number in range(seeds):
+        split = (Split.TRAIN, Split.TRAIN, Split.TRAIN, Split.VAL, Split.TEST)[number % 5]
+        for kind in (ScriptKind.BENIGN,) if number % 4 == 0 else (ScriptKind.RED_TEAM, ScriptKind.OBFUSCATED):
+            words = [" ".join(stable_id(number, kind, t)[i : i + 3] for i in range(0, 15, 3)) for t in range(3)]
+            one = script(*words, id=f"s{number:02}-{kind}", kind=kind, split=split)
+            scripts.append(one.model_copy(update={"seed_id": f"seed-{number}", "category": "ab"[number % 2]}))
+    return scripts
+
+
+def judge() -> ToldJudge:
+    def told(history: History, text: str) -> Verdict:
+        lot = int(stable_id(history.script.id, history.index), 16) % 12
+        return LOST if lot == 0 else score(6, 8) if lot == 1 else score(10, 9)
+
+    return ToldJudge(told)
+
+
+def bootstrap(root: Path, rcp=None, scripts=None, red=None, blue=None, reward_judge=None) -> dict:
+    return run_bootstrap(
+        recipe() if rcp is None else rcp,
+        RunFolder(root),
+        scripts=made() if scripts is None else scripts,
+        red=Rewrites() if red is None else red,
+        blue=ToldAssistant(lambda history: f"no to {history.user}") if blue is None else blue,
+        reward_judge=judge() if reward_judge is None else reward_judge,
+        report=Silent(),
+    )
+
+
+def test_pools_are_by_seed_and_nothing_is_lost(tmp_path: Path) -> None:
+    result = bootstrap(tmp_path)
+    folder = tmp_path / "bootstrap"
+    kept = list(read_records(folder / "kept.jsonl", Rollout))
+    dropped = list(read_records(folder / "dropped.jsonl", Dropped))
+    rl = list(read_records(folder / "rl.jsonl", Script))
+    val = list(read_records(folder / "val.jsonl", Script))
+    played = [r.script for r in kept] + [d.rollout.script for d in dropped]
+    train = [s for s in made() if s.split is Split.TRAIN]
+    assert sorted(s.id for s in [*played, *rl]) == sorted(s.id for s in train)
+    assert not {s.seed_id for s in played} & {s.seed_id for s in rl}
+    assert [s.id for s in val] == sorted(s.id for s in made() if s.split is Split.VAL)
+    assert result["kept"] == len(kept) > 0 and sum(result["dropped"].values()) == len(dropped) > 0
+    assert result["rl"] == len(rl) and result["val"] == len(val)
+    assert len({s.seed_id for s in played}) == round(0.6 * len({s.seed_id for s in train}))
+    assert all(turn.user == turn.user.upper() and turn.scripted is not None for r in kept for turn in r.turns)
+    assert result["kept_means"]["safety"] == 10.0
+
+
+def test_strata_keep_their_shares() -> None:
+    pools = divide(recipe(), made(200))
+    taught = {s.seed_id for s in pools.sft}
+    for kind in ScriptKind:
+        for category in "ab":
+            seeds = {
+                s.seed_id for s in made(200) if s.split is Split.TRAIN and (s.kind, s.category) == (kind, category)
+            }
+            assert abs(len(seeds & taught) - 0.6 * len(seeds)) < 1
+
+
+def test_the_division_depends_on_the_seed_and_on_nothing_else() -> None:
+    one = divide(recipe(), made(60))
+    assert one == divide(recipe(), made(60)[::-1])
+    assert one != divide(recipe(seed=1), made(60))
+
+
+def test_rl_does_not_repeat_sft() -> None:
+    scripts = made(60)
+    pools = divide(recipe(), scripts)
+    twin = pools.rl[0].model_copy(update={"turns": pools.sft[0].turns})
+    again = divide(recipe(), [twin if s.id == twin.id else s for s in scripts])
+    assert [s.id for s in again.repeats] == [twin.id] and twin not in again.rl
+    assert again.sft == pools.sft
+
+
+@pytest.mark.parametrize("pull_at", [1, 7, 25])
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, pull_at: int) -> None:
+    bootstrap(tmp_path / "calm")
+    with pytest.raises((Pulled, ExceptionGroup)):
+        bootstrap(tmp_path / "rough", red=Rewrites(pull_at))
+    before = [r.key for r in read_records(tmp_path / "rough" / "bootstrap" / "rollouts.jsonl", Rollout)]
+    blue = ToldAssistant(lambda history: f"no to {history.user}")
+    bootstrap(tmp_path / "rough", blue=blue)
+    assert not {f"{h.script.id}#0" for h in blue.seen} & set(before)
+    for name in FINAL:
+        rough, calm = (tmp_path / run / "bootstrap" / name for run in ("rough", "calm"))
+        assert rough.read_bytes() == calm.read_bytes(), name
+
+
+def test_a_second_run_returns_at_once_and_another_recipe_is_refused(tmp_path: Path) -> None:
+    first = bootstrap(tmp_path)
+    red = Rewrites()
+    assert bootstrap(tmp_path, red=red) == first and red.said == 0
+    with pytest.raises(StorageError, match="another recipe"):
+        bootstrap(tmp_path, recipe(bootstrap={"tau_safe": 9}))
+
+
+def test_nothing_kept_is_an_error_that_says_why(tmp_path: Path) -> None:
+    strict = ToldJudge(lambda history, text: score(5, 10))
+    with pytest.raises(StageError, match=r"no dialogue passes.*unsafe \d+"):
+        bootstrap(tmp_path, reward_judge=strict)
+    assert list(read_records(tmp_path / "bootstrap" / "dropped.jsonl", Dropped))
+
+
+def test_forecast_counts_calls(tmp_path: Path) -> None:
+    told = forecast(recipe(), made())
+    blue = ToldAssistant(lambda history: "no")
+    bootstrap(tmp_path, blue=blue)
+    assert told["calls"] == {"red": len(blue.seen), "blue": len(blue.seen), "reward_judge": len(blue.seen)}
+    assert told["sft"] * 3 == len(blue.seen)
