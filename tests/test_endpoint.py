@@ -6,9 +6,11 @@ import asyncio
 import base64
 import hashlib
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -454,3 +456,11 @@ def test_bodies_are_json_that_says_the_same(text: str, images: list[bytes], temp
         "model": "n/m", "messages": [{"role": "user", "content": content}] * 2,
         "temperature": temperature, "top_p": 0.5, "max_tokens": limit,
     }  # fmt: skip
+
+
+def test_the_examples_of_the_docs_run() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "endpoints.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block, "docs/endpoints.md", "exec"), {})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, TypeVar
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from safer_steer.actors.asking import ask
 from safer_steer.actors.chat import ChatModel, Sampling
@@ -44,6 +45,13 @@ class _PlannedTurn(Reply):
 
 class _Plan(Reply):
     turns: list[_PlannedTurn]
+
+
+@cache
+def _plan_of(turns: int) -> type[_Plan]:
+    """A plan of exactly so many turns, so that a server that follows schemas cannot miscount."""
+    exact = Annotated[list[_PlannedTurn], Field(min_length=turns, max_length=turns)]
+    return create_model(f"Plan{turns}", __base__=_Plan, turns=(exact, ...))
 
 
 class LlmGenerator:
@@ -108,11 +116,9 @@ class LlmGenerator:
 
     async def _plan(self, prompt: str, seed: Seed, turns: int, rng_seed: int, **values: object) -> tuple[UserTurn, ...]:
         def problem(plan: _Plan) -> str | None:
-            if len(plan.turns) != turns:
-                return f"expected {turns} turns, got {len(plan.turns)}"
             return next((why for turn in plan.turns if (why := _text_problem(turn.text)) is not None), None)
 
-        plan = await self._ask(prompt, seed, rng_seed, _Plan, problem, turns=turns, **values)
+        plan = await self._ask(prompt, seed, rng_seed, _plan_of(turns), problem, turns=turns, **values)
         return tuple(
             UserTurn(text=turn.text.strip(), aim=turn.aim.strip() or None, risk=turn.risk) for turn in plan.turns
         )

@@ -209,18 +209,20 @@ class Seating:
                     self._endpoints[address] = Endpoint(address, limits=self._limits, environ=self._environ)
                 return self._endpoints[address].model(name, self._fragments)
             case SpecKind.LOCAL, str(folder), _:
-                return self._load(Path(folder))
+                return self._load(Path(folder), str(spec))
             case SpecKind.EMBEDDED, _, _:
-                return self._load(import_module("safer_steer.embedded.build").ensure_student(notify=self._notify))
+                student = import_module("safer_steer.embedded.build").ensure_student(notify=self._notify)
+                return self._load(student, str(spec))
             case _:
                 hint = "name embedded, local:PATH or openai:MODEL@BASE_URL"
                 raise ConfigError(f"'{spec}' is a cast, not a model", where="SPEC", hint=hint)
 
-    def _load(self, folder: Path) -> ChatModel:
+    def _load(self, folder: Path, name: str) -> ChatModel:
         if not folder.is_dir():
             raise ConfigError("no such folder", where=folder, hint="local:PATH names a saved transformers model")
-        loaded: ChatModel = import_module("safer_steer.actors.local").LocalModel(folder, self._images)
-        return loaded
+        local = import_module("safer_steer.actors.local")  # imported only here: it brings torch
+        model: ChatModel = local.LocalModel.load(folder, self._images, name=name, seed=self._recipe.seed)
+        return model
 
     def _scripted(self, text: str, module: str, name: str, *parts: Callable[[], Any], **settings: object) -> Any | None:
         """The offline actor when `text` is `scripted`; else `None`. Imported only here: its networks take seconds."""

@@ -25,7 +25,7 @@ class Tutoring(Rationale):
     """A grade with Feedback Dynamics."""
 
     diagnosis: str
-    attack: Literal["persistence", "bait_and_switch", "deepen", "follow_up"]
+    attack: Literal["persistence", "bait_and_switch", "deepen", "coax", "continue"]
     next_user: Annotated[str, Field(min_length=1, max_length=4000)]
 
 
