@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from projector_data import (
     TRAIN_FONTS,
     Sample,
     bucket,
+    emoji,
     open_stamp,
     place,
     rendered_words,
@@ -25,6 +27,7 @@ from safer_steer.embedded.vision import EfficientNetLite
 
 INPUT_SIDE = 256
 BATCH = 32
+STAMP_VIEWS, TEXT_SHARDS = 4, 4
 
 
 def pixels_of(image: Image.Image) -> torch.Tensor:
@@ -64,22 +67,35 @@ def stamp_views(root: Path, split: str, view: int) -> Iterator[Sample]:
             yield Sample(place(picture, rng), (caption,), str(path.relative_to(root)))
 
 
+def emoji_views(root: Path, style: str, plain: bool) -> Iterator[Sample]:
+    """The emoji of a style, centred on white, or moved, turned and coloured."""
+    for path, caption in emoji(root, style):
+        if (picture := open_stamp(path)) is not None:
+            rng = None if plain else random.Random(f"{path.name}-{style}")
+            yield Sample(place(picture, rng), (caption,), f"emoji/{style}/{path.name}")
+
+
 def split_words(vocabulary: list[str]) -> tuple[list[str], list[str]]:
     """Words for training, and a tenth that is never drawn in training."""
     return [w for w in vocabulary if bucket(w, 10)], [w for w in vocabulary if not bucket(w, 10)]
 
 
-def cache_all(root: Path, vocabulary: list[str], tower: EfficientNetLite, folder: Path, views: int, text_shards: int) -> None:
+def cache_all(
+    root: Path, emoji_root: Path | None, vocabulary: list[str], tower: EfficientNetLite, folder: Path
+) -> None:
     """Every file the training reads, in the order in which it is wanted."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("test", "choose"):
         cache(stamp_views(root, split, 0), tower, folder / f"stamps-{split}.pt", True)
     train_words, new_words = split_words(vocabulary)
     pictures = [place(p, None).resize((256, 256)) for f, _, s in stamps(root) if s == "train" and (p := open_stamp(f))]
-    for view in range(views):
+    for view in range(STAMP_VIEWS):
         cache(stamp_views(root, "train", view), tower, folder / f"stamps-train-{view}.pt", view == 0)
     cache(shapes(600, 11), tower, folder / "shapes-train.pt", True)
     cache(shapes(100, 12), tower, folder / "shapes-test.pt", False)
+    if emoji_root is not None:
+        cache(emoji_views(emoji_root, "modern", False), tower, folder / "emoji-train-modern.pt", False)
+        cache(emoji_views(emoji_root, "flat", True), tower, folder / "emoji-train-flat.pt", False)
     for name, words, fonts, seed in (
         ("known", train_words, TRAIN_FONTS, 21),
         ("new-words", new_words, TRAIN_FONTS, 22),
@@ -87,6 +103,13 @@ def cache_all(root: Path, vocabulary: list[str], tower: EfficientNetLite, folder
         ("new-both", new_words, HELD_OUT_FONTS, 24),
     ):
         cache(rendered_words(150, words, fonts, seed), tower, folder / f"words-test-{name}.pt", True)
-    for shard in range(text_shards):
+    for shard in range(TEXT_SHARDS):
         samples = rendered_words(1000, train_words, TRAIN_FONTS, 100 + shard, pictures)
         cache(samples, tower, folder / f"words-train-{shard}.pt", True)
+
+
+def load_rows(folder: Path, pattern: str) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """The cached rows and features of every file that matches."""
+    files = [torch.load(path, weights_only=True) for path in sorted(folder.glob(pattern))]
+    names = set.intersection(*(set(f) - {"rows"} for f in files))
+    return [r for f in files for r in f["rows"]], {n: torch.cat([f[n] for f in files]) for n in names}

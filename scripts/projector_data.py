@@ -67,7 +67,7 @@ def caption_of(stamp: Path) -> str | None:
 
 
 def open_stamp(path: Path) -> Image.Image | None:
-    """A stamp with its alpha channel; None for an SVG that cannot be drawn (no renderer is installed, or no size is given)."""
+    """A stamp with its alpha channel; None for an SVG that cannot be drawn: no renderer, or no size."""
     if path.suffix == ".png":
         return Image.open(path).convert("RGBA")
     try:
@@ -97,6 +97,18 @@ def stamps(root: Path) -> list[tuple[Path, str, str]]:
     return list(found.values())
 
 
+def emoji(root: Path, style: str) -> list[tuple[Path, str]]:
+    """(path, caption) of the named pictures of the npm package ``fluentui-emoji``, one skin tone, no clock faces."""
+    found = []
+    for path in sorted((root / "icons" / style).glob("*.svg")):
+        name = path.stem.removesuffix("-default")
+        if re.search(r"-(light|medium|dark)$|oclock|-thirty$", name):
+            continue
+        words = name.replace("-", " ")
+        found.append((path, f"{'An' if words[0] in 'aeio' else 'A'} {words}."))
+    return found
+
+
 def place(stamp: Image.Image, rng: random.Random | None) -> Image.Image:
     """A stamp on a square: centred on white, or (with a generator) moved, scaled, flipped, on some colour."""
     side = max(stamp.size)
@@ -105,7 +117,11 @@ def place(stamp: Image.Image, rng: random.Random | None) -> Image.Image:
     else:
         tone = tuple(rng.randrange(130, 256) for _ in range(3)) if rng.random() < 0.6 else (255, 255, 255)
         side = round(side * rng.uniform(0.85, 1.25))
-        canvas, scale, offset = Image.new("RGBA", (side, side), tone), rng.uniform(0.75, 1.0), (rng.random(), rng.random())
+        canvas, scale, offset = (
+            Image.new("RGBA", (side, side), tone),
+            rng.uniform(0.75, 1.0),
+            (rng.random(), rng.random()),
+        )
         stamp = stamp.rotate(rng.uniform(-12, 12), expand=True, resample=Image.Resampling.BICUBIC)
         if rng.random() < 0.5:
             stamp = stamp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -232,8 +248,13 @@ def pick_words(vocabulary: Sequence[str], rng: random.Random, most: int) -> list
 
 
 def rendered_words(
-    count: int, vocabulary: Sequence[str], fonts: Sequence[str], seed: int, pictures: Sequence[Image.Image] = (), most: int = MAX_WORDS
-) -> Iterator[Sample]:  # fmt: skip
+    count: int,
+    vocabulary: Sequence[str],
+    fonts: Sequence[str],
+    seed: int,
+    pictures: Sequence[Image.Image] = (),
+    most: int = MAX_WORDS,
+) -> Iterator[Sample]:
     """Pictures of words; one in four over a picture when some are given."""
     rng = random.Random(seed)
     for index in range(count):

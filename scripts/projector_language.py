@@ -13,7 +13,13 @@ from safer_steer.embedded.projector import BLANK, Projector
 
 SHOW = "What is in the picture?"
 READ = "What is written in the picture?"
-SHOW_VARIANTS = (SHOW, SHOW, "Describe the picture.", "What does the image show?", "Describe this image in a few words.")
+SHOW_VARIANTS = (
+    SHOW,
+    SHOW,
+    "Describe the picture.",
+    "What does the image show?",
+    "Describe this image in a few words.",
+)
 READ_VARIANTS = (READ, READ, "What does the text say?", "Read the text in the image.")
 
 
@@ -59,14 +65,17 @@ class Likelihood:
 
     def prefix(self, image: Tensor, question: str) -> Tensor:
         """(B, P, width): the prompt up to the answer, around the image's embeddings (B, N, width)."""
-        before, after = self.tokens("<|im_start|>user\n"), self.tokens(f"\n{question}<|im_end|>\n<|im_start|>assistant\n")
+        before, after = (
+            self.tokens("<|im_start|>user\n"),
+            self.tokens(f"\n{question}<|im_end|>\n<|im_start|>assistant\n"),
+        )
         parts = [self.table[before].expand(len(image), -1, -1), image, self.table[after].expand(len(image), -1, -1)]
         return torch.cat(parts, 1)
 
     def __call__(self, image: Tensor, question: str, answers: list[list[str]]) -> tuple[Tensor, Tensor]:
         """Summed log-likelihood and length in tokens, both (B, K), of answers[b][k]; the end token is counted."""
         count = len(answers[0])
-        coded = [[self.tokens(text) + [2] for text in row] for row in answers]
+        coded = [[[*self.tokens(text), 2] for text in row] for row in answers]
         longest = max(len(ids) for row in coded for ids in row)
         ids = torch.tensor([[c + [0] * (longest - len(c)) for c in row] for row in coded])
         lengths = torch.tensor([[len(c) for c in row] for row in coded])
@@ -112,32 +121,53 @@ def contrast_loss(sums: Tensor, lengths: Tensor, sharpness: float = 4.0) -> tupl
 
 
 @torch.no_grad()
-def match(score: Likelihood, projector: Projector, shown: Pictures, question: str, ways: int, trials: int, seed: int) -> dict[str, Any]:
-    """k-way choice of the true answer among those of other pictures, by three scores; and losses, right and wrong image."""
-    wins: dict[str, list[float]] = {"mean": [], "sum": [], "against_blank": []}
-    right, wrong = [], []
-    rng = random.Random(seed)
-    size = 16
-    blank = Pictures(torch.zeros_like(shown.final[:1]), torch.zeros_like(shown.class_logits[:1]), shown.found[:1], [])
-    for _ in range(trials):
+def alone(score: Likelihood, projector: Projector, shown: Pictures, question: str) -> dict[str, float]:
+    """Log-likelihood per token of each different answer, given an image without any feature."""
+    none = [torch.zeros_like(t[:1]) for t in (shown.final.float(), shown.class_logits, shown.found)]
+    image = projector.compose(*none, score.table)
+    found = {}
+    for answer in sorted(set(shown.answers)):
+        sums, lengths = score(image, question, [[answer]])
+        found[answer] = float(sums / lengths)
+    return found
+
+
+@torch.no_grad()
+def match(
+    score: Likelihood, projector: Projector, shown: Pictures, question: str, ways: int, trials: int, seed: int
+) -> dict[str, Any]:
+    """k-way choice of the true answer among those of other pictures, and the losses with the right and a wrong image.
+
+    `match` compares log-likelihoods per token; `match_less_prior` first takes away what the answer scores without
+    an image. Intervals are 95 %, over images.
+    """
+    rng, count = random.Random(seed), len(shown.answers)
+    prior = alone(score, projector, shown, question)
+    wins, calm = torch.zeros(trials, count), torch.zeros(trials, count)
+    right, wrong = torch.zeros(count), torch.zeros(count)
+    for trial in range(trials):
         table = rivals(shown.answers, shown.answers, ways, rng)
-        for low in range(0, len(shown.answers), size):
-            rows = list(range(low, min(low + size, len(shown.answers))))
-            part = shown.pick(rows)
+        for rows in torch.arange(count).split(16):
+            part, answers = shown.pick(rows.tolist()), [table[r] for r in rows]
             image = projector.compose(part.final.float(), part.class_logits, part.found, score.table)
-            answers = [table[r] for r in rows]
             sums, lengths = score(image, question, answers)
-            none = projector.compose(blank.final.float(), blank.class_logits, blank.found, score.table)
-            prior, _ = score(none.expand(len(rows), -1, -1), question, answers)
-            wins["mean"] += (sums / lengths).argmax(1).eq(0).float().tolist()
-            wins["sum"] += sums.argmax(1).eq(0).float().tolist()
-            wins["against_blank"] += ((sums - prior) / lengths).argmax(1).eq(0).float().tolist()
-            right += (-sums / lengths)[:, 0].tolist()
-            moved, _ = score(image.roll(1, 0), question, [[a[0]] for a in answers])
-            wrong += (-moved[:, 0] / lengths[:, 0]).tolist()
-    n = len(shown.answers)
-    report: dict[str, Any] = {name: round(sum(v) / len(v), 3) for name, v in wins.items()}
-    per_image = torch.tensor(wins["mean"]).view(trials, n)
-    report["mean_ci95"] = round(1.96 * float(per_image.mean(0).std()) / n**0.5, 3)
-    report |= {"images": n, "trials": trials, "loss_right": round(sum(right) / len(right), 3), "loss_wrong": round(sum(wrong) / len(wrong), 3)}
-    return report
+            means = sums / lengths
+            wins[trial, rows] = means.argmax(1).eq(0).float()
+            less = means - torch.tensor([[prior[a] for a in row] for row in answers])
+            calm[trial, rows] = less.argmax(1).eq(0).float()
+            if trial == 0:
+                right[rows] = -means[:, 0]
+                moved, _ = score(image.roll(1, 0), question, [row[:1] for row in answers])
+                wrong[rows] = -moved[:, 0] / lengths[:, 0]
+        print(f"  trial {trial}: match {wins[trial].mean():.3f}, less prior {calm[trial].mean():.3f}", flush=True)
+    interval = 1.96 * float(wins.mean(0).std()) / count**0.5
+    return {
+        "images": count,
+        "ways": ways,
+        "trials": trials,
+        "match": round(float(wins.mean()), 3),
+        "match_ci95": round(interval, 3),
+        "match_less_prior": round(float(calm.mean()), 3),
+        "loss_right_image": round(float(right.mean()), 3),
+        "loss_wrong_image": round(float(wrong.mean()), 3),
+    }

@@ -1,1 +1,4 @@
-"""The embedded student: a small vision-language model from weights that arrive with pip. See docs/embedded_student.md."""
+"""The embedded student: a small vision-language model from weights that arrive with pip.
+
+See docs/embedded_student.md.
+"""

@@ -141,7 +141,7 @@ def assemble(sources: Sources) -> tuple[SteerVLMForConditionalGeneration, SteerV
     model.vision_tower.load_state_dict(load_tower(sources).state_dict())
     model.language_model.load_state_dict(language.state(), strict=False)
     model.tie_weights()
-    text = config.text_config
+    text = language.config()
     model.generation_config = GenerationConfig(
         bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id
     )

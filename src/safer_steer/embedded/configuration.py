@@ -7,7 +7,7 @@ from transformers import LlamaConfig, PretrainedConfig
 IMAGE_TOKEN = "<image>"
 
 
-class SteerVLMConfig(PretrainedConfig):  # type: ignore[misc]
+class SteerVLMConfig(PretrainedConfig):
     """Sizes of the three parts; every size of the projector follows from the shipped weights at build time.
 
     `image_token_id` marks the places (`image_tokens` of them per image) that the projector fills.
@@ -27,14 +27,16 @@ class SteerVLMConfig(PretrainedConfig):  # type: ignore[misc]
         projector: dict[str, int] | None = None,
         **kwargs: Any,
     ) -> None:
-        if isinstance(text_config, dict):
-            text_config = LlamaConfig(**text_config)
-        self.text_config = LlamaConfig() if text_config is None else text_config
+        if text_config is None:
+            text = LlamaConfig()
+        else:
+            text = LlamaConfig(**text_config) if isinstance(text_config, dict) else text_config
+        self.text_config: LlamaConfig = text
         self.image_token_id = image_token_id
         self.image_tokens = image_tokens
         self.image_side = image_side
         self.vision_width = vision_width
         self.vision_depth = vision_depth
         self.projector = {"vocabulary": 8, "lexicon": 8} if projector is None else projector
-        kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
+        kwargs.setdefault("tie_word_embeddings", text.tie_word_embeddings)
         super().__init__(**kwargs)

@@ -12,7 +12,7 @@ from safer_steer.embedded.projector import Projector
 from safer_steer.embedded.vision import EfficientNetLite
 
 
-class SteerVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class SteerVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """A small vision-language model.
 
     `vision_tower` is frozen by construction (it runs without gradients); `projector` and `language_model` train.

@@ -56,7 +56,7 @@ def letterbox(picture: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.ui
     return np.asarray(canvas)
 
 
-class SteerVLMImageProcessor(BaseImageProcessor):  # type: ignore[misc]
+class SteerVLMImageProcessor(BaseImageProcessor):
     """Letterbox to a square and normalise as the tower was trained: ``(rgb - 127) / 128``."""
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 (transformers reads a list)
@@ -72,7 +72,7 @@ class SteerVLMImageProcessor(BaseImageProcessor):  # type: ignore[misc]
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
 
-class SteerVLMProcessor(ProcessorMixin):  # type: ignore[misc]
+class SteerVLMProcessor(ProcessorMixin):
     """The image processor and the tokenizer together; each ``<image>`` in a text becomes `image_tokens` places."""
 
     def __init__(
@@ -115,5 +115,3 @@ class SteerVLMProcessor(ProcessorMixin):  # type: ignore[misc]
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values"]
-
-

@@ -30,6 +30,10 @@ class ObjectWords(nn.Module):
     words which no training caption contains are still reached through their neighbours.
     """
 
+    class_words: Tensor  # (classes, words_per_class): vocabulary indices of the words in a class's name; -1 is none
+    word_pieces: Tensor  # (vocabulary, pieces): token ids of each word; -1 is none
+    meanings: Tensor  # (vocabulary, meaning): unit vectors
+
     def __init__(
         self, vocabulary: int, classes: int, pieces: int, words_per_class: int, hidden: int, meaning: int, words: int
     ) -> None:
@@ -97,6 +101,9 @@ class ReaderBlock(nn.Module):
 
 class Reader(nn.Module):
     """Where the letters of each written word are, what they are, and which word they spell."""
+
+    spelling: Tensor  # (lexicon, letters): letter classes of each word, BLANK after its end; entry 0 is no word
+    token: Tensor  # (lexicon,): the language model's token for each word; ids grow as words get rarer
 
     def __init__(self, fine: int, middle: int, width: int, blocks: int, words: int, letters: int, lexicon: int) -> None:
         super().__init__()

@@ -1,0 +1,71 @@
+"""The held-out numbers of a projector: captions, shapes, reading."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from projector_cache import load_rows
+from projector_language import READ, SHOW, Likelihood, match, pictures
+from projector_start import Vocabulary
+from torch import Tensor
+
+from safer_steer.embedded.projector import Projector
+
+
+def spoken(rows: list[dict[str, Any]]) -> list[str]:
+    """The answer that each picture should get: its caption, or the words written on it."""
+    return [" ".join(r["words"]) if r["words"] else r["captions"][0] for r in rows]
+
+
+def in_lexicon(rows: list[dict[str, Any]], vocabulary: Vocabulary) -> list[int]:
+    """Rows whose words can all be spelled by the lexicon."""
+    known = set(vocabulary.lexicon)
+    return [i for i, r in enumerate(rows) if all(w in known for w in r["words"])]
+
+
+@torch.no_grad()
+def reading(
+    projector: Projector, features: dict[str, Tensor], rows: list[dict[str, Any]], vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """How often the reader's likeliest word is the word drawn, among all of the lexicon; random strings left out."""
+    known = set(vocabulary.lexicon)
+    hits: list[bool] = []
+    silent = extra = 0
+    for low in range(0, len(rows), 25):
+        _, found = projector.reader.find(
+            features["fine"][low : low + 25].float(), features["middle"][low : low + 25].float()
+        )
+        best = projector.reader.spell(found).argmax(-1).tolist()
+        for row, guesses in zip(rows[low : low + 25], best, strict=True):
+            said = [vocabulary.lexicon[g] for g in guesses]
+            hits += [w == s for w, s in zip(row["words"], said, strict=False) if w in known]
+            silent += said[len(row["words"]) :].count("")
+            extra += len(said[len(row["words"]) :])
+    rate = sum(hits) / len(hits)
+    result = {
+        "words": len(hits),
+        "exact": round(rate, 3),
+        "ci95": round(1.96 * (rate * (1 - rate) / len(hits)) ** 0.5, 3),
+    }
+    return result | {"empty_places_left_empty": round(silent / max(1, extra), 3)}
+
+
+def measure(
+    projector: Projector, tower: Any, vocabulary: Vocabulary, score: Likelihood, folder: Path, trials: int
+) -> dict[str, Any]:
+    """The held-out numbers: 10-way caption match, losses, shapes, reading."""
+    report: dict[str, Any] = {"reading": {}}
+    for name in ("known", "new-words", "new-fonts", "new-both"):
+        rows, features = load_rows(folder, f"words-test-{name}.pt")
+        report["reading"][name] = reading(projector, features, rows, vocabulary)
+        print(name, report["reading"][name], flush=True)
+    single = [i for i, r in enumerate(rows) if len(r["words"]) == 1 and i in in_lexicon(rows, vocabulary)]
+    shown = pictures(features, spoken(rows), tower, projector).pick(single)
+    report["reading"]["said_by_the_language_model"] = match(score, projector, shown, READ, 10, 1, 0)
+    rows, features = load_rows(folder, "stamps-test.pt")
+    shown = pictures(features, spoken(rows), tower, projector)
+    report["captions"] = match(score, projector, shown, SHOW, 10, trials, 0)
+    rows, features = load_rows(folder, "shapes-test.pt")
+    shown = pictures(features, spoken(rows), tower, projector)
+    report["shapes"] = match(score, projector, shown, SHOW, 10, 1, 0)
+    return report
