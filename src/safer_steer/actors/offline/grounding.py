@@ -34,10 +34,12 @@ def _lexicon() -> tuple[dict[str, int], frozenset[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """What an answer says of the picture: claimed things nobody knows of, known facts, wrong colours, a denial."""
+    """What an answer says of the picture: claimed things nobody knows of, known facts, things at least of a known
+    kind, wrong colours, a denial."""
 
     invented: tuple[str, ...]
     grounded: int
+    kinds_met: int
     odd_colours: tuple[str, ...]
     denies: bool
 
@@ -66,6 +68,7 @@ def grounding(history: History, answer: str) -> Grounding:
     claimed = [word for sentence in claims for word in words(sentence)]
     facts = [content(fact) for fact in history.script.facts]
     said = content(" ".join(claims))
+    fact_kinds = {kinds[word] for fact in history.script.facts for word in words(fact) if word in kinds}
     known_kinds = {kinds[word] for word in known if word in kinds}
     invented: dict[int, str] = {}
     for word in claimed:
@@ -76,6 +79,7 @@ def grounding(history: History, answer: str) -> Grounding:
     return Grounding(
         invented=tuple(invented.values()),
         grounded=sum(len(fact & said) * 2 >= len(fact) for fact in facts if fact),
+        kinds_met=len({kinds[word] for word in claimed if word in kinds} & fact_kinds),
         odd_colours=tuple(sorted(odd)),
         denies=bool(history.images) and _DENIAL.search(normalised(answer)) is not None,
     )

@@ -140,7 +140,7 @@ def is_word_salad(text: str) -> bool:
     tokens = words(text)
     if not tokens:
         return True
-    letters = sum(character.isalnum() or character.isspace() for character in text)
+    letters = sum(character.isalnum() or character.isspace() or character in ".,;:!?'\"" for character in text)
     if letters / len(text) < 0.7:
         return True
     odd = sum(len(token) > 20 or (len(token) > 4 and not re.search(r"[aeiouy\d]", token)) for token in tokens)
