@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from safer_steer.actors.chat import Sampling
 from safer_steer.actors.local.cache import KeptRow, PrefixStore, SlotCache, prefix_key
 from safer_steer.actors.local.images import ImageReader
+from safer_steer.actors.local.packed import PackedWeights
 from safer_steer.actors.local.sampling import Draw, choose
 from safer_steer.actors.local.tokens import Layout
 from safer_steer.dialogue import FinishReason, ImageRef
@@ -98,10 +99,17 @@ class Engine:
     """Slots, prefix store and model. `admit` requests, `step` until no row is left."""
 
     def __init__(
-        self, model: nn.Module, *, end: int, banned: Sequence[int], images: ImageReader | None, store: PrefixStore
+        self,
+        model: nn.Module,
+        *,
+        end: int,
+        banned: Sequence[int],
+        images: ImageReader | None,
+        store: PrefixStore,
+        packed: PackedWeights,
     ) -> None:
         config: Any = getattr(model, "config", None)
-        self._model, self._images, self.store = model, images, store
+        self._model, self._images, self._store, self._packed = model, images, store, packed
         self._device = next(model.parameters()).device
         self._end = end
         self._banned = torch.tensor(sorted(banned), dtype=torch.long, device=self._device)
@@ -110,13 +118,25 @@ class Engine:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Put the model in evaluation mode while rows are written, and back."""
+        """Make the model ready to write (evaluation mode, packed weights), and leave it as it was.
+
+        What was read under other weights is forgotten.
+        """
         training = self._model.training
         self._model.eval()
+        if not self._packed.fresh:
+            self.forget()
+            self._packed.refresh()
         try:
-            yield
+            with self._packed.in_use():
+                yield
         finally:
             self._model.train(training)
+
+    def forget(self) -> None:
+        """Drop everything that was made from the weights."""
+        self._store.clear()
+        self._packed.drop()
 
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> None:
@@ -138,9 +158,9 @@ class Engine:
         A dialogue takes its own row along; the first context stays for the other samples of its script.
         """
         for cut in request.cuts:
-            if (row := self.store.pop(request.key(cut))) is not None:
+            if (row := self._store.pop(request.key(cut))) is not None:
                 return cut, row
-        row = self.store.find(request.key(request.opening))
+        row = self._store.find(request.key(request.opening))
         return (0, None) if row is None else (request.opening, row)
 
     def _read(self, leaders: Sequence[_Leader]) -> None:
@@ -170,7 +190,7 @@ class Engine:
 
     def _keep_opening(self, slot: int, request: Request) -> None:
         """Samples of one script begin alike: keep the first context for those that come later."""
-        self.store.add(request.key(request.opening), self._cache.take(slot, request.opening))
+        self._store.add(request.key(request.opening), self._cache.take(slot, request.opening))
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -230,7 +250,7 @@ class Engine:
         finish = FinishReason.STOP if row.response[-1] == self._end else FinishReason.LENGTH
         ids = (*request.ids, *row.response[:-1])
         key = prefix_key(ids[: row.length], request.images_before(len(request.ids)))
-        self.store.add(key, self._cache.take(self.rows.index(row), row.length))
+        self._store.add(key, self._cache.take(self.rows.index(row), row.length))
         self._leave(row)
         if request.future.set_running_or_notify_cancel():
             request.future.set_result(Written(tuple(row.response), tuple(row.logprobs), finish))

@@ -38,11 +38,15 @@ class _LinearFunction(torch.autograd.Function):
         return to_x, to_weight, flat.sum(0) if needs_bias else None
 
 
+def _fits(tensor: Tensor) -> bool:
+    return tensor.dtype is torch.float32 and tensor.device.type == "cpu"
+
+
 class OneDnnLinear(nn.Linear):
     """`nn.Linear` whose fp32 products on the CPU, forward and backward, go through oneDNN."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype is not torch.float32 or x.device.type != "cpu" or self.weight.dtype is not torch.float32:
+        if not (_fits(x) and _fits(self.weight)):
             return F.linear(x, self.weight, self.bias)
         if not torch.is_grad_enabled():
             return _product(x, self.weight, self.bias)
@@ -51,7 +55,7 @@ class OneDnnLinear(nn.Linear):
 
 
 def use_onednn(model: nn.Module) -> int:
-    """Let every plain `nn.Linear` of `model` compute through oneDNN from now on; returns how many were switched.
+    """Let every fp32 `nn.Linear` of `model` on the CPU compute through oneDNN from now on; returns how many.
 
     Weights, names and saving stay as they were; layers of any other class (quantised ones) are left alone.
     Call it again after adapters were added: it switches what is not switched yet.
@@ -59,7 +63,7 @@ def use_onednn(model: nn.Module) -> int:
     if not torch.backends.mkldnn.is_available():
         return 0
     plain = [module for module in model.modules() if type(module) is nn.Linear]
-    large = [module for module in plain if module.weight.numel() >= SMALLEST]
+    large = [module for module in plain if module.weight.numel() >= SMALLEST and _fits(module.weight)]
     for module in large:
         module.__class__ = OneDnnLinear
     return len(large)

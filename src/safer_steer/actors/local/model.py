@@ -20,6 +20,7 @@ from safer_steer.actors.local.cache import PrefixStore
 from safer_steer.actors.local.decode import Engine, Request, Written
 from safer_steer.actors.local.linear import use_onednn
 from safer_steer.actors.local.loading import load_model
+from safer_steer.actors.local.packed import PackedWeights
 from safer_steer.actors.local.tokens import DialogueTokenizer, Layout
 from safer_steer.dialogue import TokenTrace, Usage, stable_id
 from safer_steer.errors import ContextOverflow
@@ -35,6 +36,9 @@ class LocalModel:
     Requests are gathered from the event loop and decoded in one worker thread; new ones join between tokens and
     finished ones leave. Keys and values are carried from turn to turn, and samples of one script share the first
     context. What a request draws follows from `sampling.seed` (or from `seed` and the dialogue), not from the batch.
+
+    `max_context` lowers the model's own limit; `kept_bytes` bounds what is carried between turns; `pack` trades the
+    weights' memory once more for speed on the CPU.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class LocalModel:
         max_batch: int = 32,
         max_context: int | None = None,
         kept_bytes: int = KEPT_BYTES,
+        pack: bool = True,
         seed: int = 0,
     ) -> None:
         self.name = name
@@ -67,6 +72,7 @@ class LocalModel:
             banned=self.banned,
             images=self.tokens.images,
             store=PrefixStore(kept_bytes),
+            packed=PackedWeights(self.model, enabled=pack),
         )
         self._batcher = Batcher(self._engine, max_batch)
 
@@ -116,18 +122,18 @@ class LocalModel:
     def exclusive(self) -> Iterator[nn.Module]:
         """The model for training: waits until nothing is being written; answers asked for meanwhile wait.
 
-        On leaving, everything remembered under the old weights is forgotten.
+        Everything made from the weights (keys and values, packed copies) is dropped first.
         """
         with self._batcher.busy:
+            self._engine.forget()
             yield self.model
-            self._engine.store.clear()
 
     def invalidate(self) -> None:
-        """Forget what was read under the old weights; call it after changing them outside `exclusive`."""
+        """Forget what was read under the old weights. Writing looks for changes itself; this frees the memory now."""
         with self._batcher.busy:
-            self._engine.store.clear()
+            self._engine.forget()
 
     async def aclose(self) -> None:
-        """End the worker thread once what it is writing is written, and give the kept memory back."""
+        """End the worker thread once what it is writing is written, and give its memory back."""
         await asyncio.to_thread(self._batcher.close)
-        self._engine.store.clear()
+        self._engine.forget()

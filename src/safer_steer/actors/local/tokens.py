@@ -16,7 +16,7 @@ from safer_steer.actors.chat import Message, Role
 from safer_steer.actors.local.images import ImageReader
 from safer_steer.actors.local.template import Ids, Pieces, learn_pieces
 from safer_steer.dialogue import ImageRef
-from safer_steer.errors import ConfigError
+from safer_steer.errors import ConfigError, WeightsError
 from safer_steer.store import ImageStore
 
 
@@ -98,6 +98,9 @@ class DialogueTokenizer:
         """
         tokenizer = getattr(processor, "tokenizer", processor)
         name = str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
+
+        if not (getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)):
+            raise WeightsError("has no chat template", where=name, hint="use an instruction-tuned model")
 
         def render(messages: list[dict[str, Any]], prompt: bool) -> str:
             return str(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
