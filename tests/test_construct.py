@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,6 +36,7 @@ from safer_steer.dialogue import History, Rollout, Script, ScriptKind, Seed, See
 from safer_steer.errors import ConfigError, DataError, StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.seats import Cast, ScriptUser
+from safer_steer.seeds import load_builtin
 from safer_steer.store import ImageStore, read_records
 from safer_steer.verdict import Unscored, UnscoredReason, Verdict
 
@@ -292,7 +298,7 @@ def test_apportioning_is_exact_and_fair(sizes: dict, count: int, seed: int) -> N
 @given(st.lists(st.integers(0, 999), unique=True, max_size=40), st.integers(0, 50), st.integers(0, 3))
 def test_a_stratified_choice_does_not_depend_on_order(items: list[int], count: int, seed: int) -> None:
     def chosen(pool: list[int]) -> list[int]:
-        return stratified(pool, count, by=lambda i: i % 3, key=str, rng_seed=seed)
+        return stratified(pool, count, by=[lambda i: i % 2, lambda i: i % 3], key=str, rng_seed=seed)
 
     assert sorted(chosen(items)) == sorted(chosen(items[::-1]))
     assert len(set(chosen(items))) == min(count, len(items))
@@ -318,11 +324,14 @@ def test_turns_are_drawn_from_the_recipe(rng_seed: int) -> None:
     assert len({o.key for o in made}) == 4
 
 
-def test_at_most_so_many_seeds_in_proportion(tmp_path: Path) -> None:
-    _, seeds = run_with_seeds(tmp_path, 12)
-    chosen = choose_seeds(seeds, 6, 0)
-    assert len(chosen) == 6 and {s.split for s in chosen} >= {Split.TRAIN}
-    assert chosen == choose_seeds(seeds[::-1], 6, 0)
+def test_at_most_so_many_seeds_in_proportion() -> None:
+    seeds = load_builtin()
+    chosen = choose_seeds(seeds, 40, 0)
+    assert chosen == choose_seeds(seeds[::-1], 40, 0)
+    shares = Counter((s.split, s.kind) for s in chosen)
+    whole = Counter((s.split, s.kind) for s in seeds)
+    assert shares.total() == 40 and all(abs(shares[name] - 40 * whole[name] / len(seeds)) < 1.5 for name in whole)
+    assert len({s.category for s in chosen}) == 19
 
 
 # ---- the built-in suite
@@ -342,3 +351,41 @@ def test_the_suite(tmp_path: Path, split: Split, size: int, benign: int) -> None
     assert any(s.borderline for s in suite)
     store = ImageStore(tmp_path / "a")
     assert all(store.open(ref) for s in suite for ref in s.images)
+
+
+# ---- a process killed for real
+
+SLOW_RUN = """
+import sys, time
+from pathlib import Path
+from test_construct import construct
+from builders import ToldGenerator, weak_target
+from safer_steer.construct.writing import Writer
+
+write = Writer.write
+
+async def slowly(self, order, probed):
+    time.sleep(0.01)
+    return await write(self, order, probed)
+
+Writer.write = slowly
+construct(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_kill_minus_nine(tmp_path: Path) -> None:
+    construct(tmp_path / "calm")
+    journal = tmp_path / "rough" / "construct" / "generated.jsonl"
+    for lines in (5, 20):
+        process = subprocess.Popen([sys.executable, "-c", SLOW_RUN, str(tmp_path / "rough")], cwd=Path(__file__).parent)
+        while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < lines):
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    with journal.open("ab") as file:
+        file.write(b'{"key": "half a li')
+    generator = ToldGenerator()
+    construct(tmp_path / "rough", generator=generator)
+    assert generator.asked.total() <= 36 - 20
+    assert finals(tmp_path / "rough") == finals(tmp_path / "calm")

@@ -15,8 +15,9 @@ from statistics import fmean
 from typing import Any
 
 from safer_steer.config import BootstrapConfig, Recipe
-from safer_steer.construct.dedup import near_duplicates, script_text
+from safer_steer.construct.dedup import script_text
 from safer_steer.construct.plan import stratified
+from safer_steer.construct.shingles import near_duplicates
 from safer_steer.construct.stage import check
 from safer_steer.construct.summary import tally, turns
 from safer_steer.dialogue import Record, Rollout, Script, Split, StopReason
@@ -168,7 +169,7 @@ def divide(recipe: Recipe, scripts: Sequence[Script]) -> Pools:
             by_seed[script.seed_id].append(script)
     count = round(recipe.bootstrap.sft_share * len(by_seed))
     taught = set(
-        stratified(list(by_seed), count, by=lambda seed: _stratum(by_seed[seed]), key=str, rng_seed=recipe.seed)
+        stratified(list(by_seed), count, by=[lambda seed: _stratum(by_seed[seed])], key=str, rng_seed=recipe.seed)
     )
     sft = sorted((s for seed in taught for s in by_seed[seed]), key=lambda script: script.id)
     rest = sorted((s for seed in by_seed.keys() - taught for s in by_seed[seed]), key=lambda script: script.id)

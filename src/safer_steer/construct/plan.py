@@ -55,11 +55,12 @@ def placed(seed: Seed) -> Seed:
 
 
 def choose_seeds(seeds: Iterable[Seed], limit: int | None, rng_seed: int) -> list[Seed]:
-    """At most `limit` distinct seeds, sorted by id, stratified over split, kind and category; all have a split."""
+    """At most `limit` distinct seeds, sorted by id, stratified by split, kind and category; all have a split."""
     ready = distinct(seeds)
     if limit is None or limit >= len(ready):
         return ready
-    chosen = stratified(ready, limit, by=lambda s: (s.split, s.kind, s.category), key=lambda s: s.id, rng_seed=rng_seed)
+    criteria = (lambda s: s.split, lambda s: s.kind, lambda s: s.category)
+    chosen = stratified(ready, limit, by=criteria, key=lambda s: s.id, rng_seed=rng_seed)
     return sorted(chosen, key=lambda seed: seed.id)
 
 
@@ -130,19 +131,25 @@ def expected(recipe: Recipe, seeds: Sequence[Seed], strategies: Sequence[str]) -
 
 
 def stratified(
-    items: Sequence[T], count: int, *, by: Callable[[T], Hashable], key: Callable[[T], str], rng_seed: int
+    items: Sequence[T], count: int, *, by: Sequence[Callable[[T], Hashable]], key: Callable[[T], str], rng_seed: int
 ) -> list[T]:
-    """`count` of the items, each stratum in proportion to its size (largest remainder), by seeded lot within.
+    """`count` of the items: shared out among the groups of the first criterion, each share among those of the next,
+    and so on, always in proportion (`apportion`); within the last, by seeded lot.
 
-    The choice does not depend on the order of `items`. Every stratum's share is within one of its exact quota.
+    The choice does not depend on the order of `items`. With several criteria a rare group of the first (a small
+    split) gets its share even where each of its own groups would be rounded to nothing.
     """
-    strata: defaultdict[Hashable, list[T]] = defaultdict(list)
+    if not by:
+        return sorted(items, key=lambda item: draw(rng_seed, "member", key(item)))[:count]
+    groups: defaultdict[Hashable, list[T]] = defaultdict(list)
     for item in sorted(items, key=key):
-        strata[by(item)].append(item)
-    for members in strata.values():
-        members.sort(key=lambda item: draw(rng_seed, "member", key(item)))
-    shares = apportion({name: len(members) for name, members in strata.items()}, count, rng_seed)
-    return [item for name, members in strata.items() for item in members[: shares[name]]]
+        groups[by[0](item)].append(item)
+    shares = apportion({name: len(members) for name, members in groups.items()}, count, rng_seed)
+    return [
+        item
+        for name, members in groups.items()
+        for item in stratified(members, shares[name], by=by[1:], key=key, rng_seed=rng_seed)
+    ]
 
 
 def apportion(sizes: dict[Hashable, int], count: int, rng_seed: int) -> dict[Hashable, int]:

@@ -57,7 +57,7 @@ def suite_orders(seeds: Sequence[Seed]) -> Iterator[Order]:
     for seed, turns in zip(second, _lengths(ScriptKind.OBFUSCATED, len(second)), strict=True):
         yield _order(seed, ScriptKind.OBFUSCATED, turns)
     count = len(TURNS[ScriptKind.BENIGN])
-    chosen = stratified(benign, count, by=lambda s: (s.category, s.borderline), key=_id, rng_seed=_LOT)
+    chosen = stratified(benign, count, by=[lambda s: s.borderline, lambda s: s.category], key=_id, rng_seed=_LOT)
     for seed, turns in zip(chosen, _lengths(ScriptKind.BENIGN, len(chosen)), strict=True):
         yield _order(seed, ScriptKind.BENIGN, turns)
 
