@@ -158,6 +158,7 @@ def test_the_end_token_belongs_to_the_response(local: LocalModel) -> None:
         )
         if completion.finish is FinishReason.STOP
     ]
+    assert stops
     for completion in stops:
         assert completion.trace is not None
         assert completion.trace.response[-1] == local.tokens.end

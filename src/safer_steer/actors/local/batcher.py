@@ -51,9 +51,20 @@ class Batcher:
 
     def _run(self) -> None:
         while self._wait():
-            with self.busy, self._engine.writing():
-                while (joining := self._take()) or self._engine.rows:
-                    self._advance(joining)
+            with self.busy:
+                self._write()
+
+    def _write(self) -> None:
+        """Write until nobody waits; whatever goes wrong reaches those whose answers are being written."""
+        joining = self._take()
+        try:
+            with self._engine.writing():
+                while joining or self._engine.rows:
+                    self._engine.admit(joining)
+                    self._engine.step()
+                    joining = self._take()
+        except Exception as error:  # the boundary between this thread and the coroutines that wait on it
+            self._engine.fail(joining, error)
 
     def _wait(self) -> bool:
         """Sleep until the event loop has asked for something and gone quiet; False when closed."""
@@ -73,12 +84,3 @@ class Batcher:
             room = self._max_batch - len(self._engine.rows)
             taken, self._waiting = self._waiting[:room], self._waiting[room:]
         return [request for request in taken if not request.future.cancelled()]
-
-    def _advance(self, joining: list[Request]) -> None:
-        """Admit and step; whatever goes wrong reaches those who wait for an answer."""
-        try:
-            if joining:
-                self._engine.admit(joining)
-            self._engine.step()
-        except Exception as error:  # the boundary between this thread and the coroutines that wait on it
-            self._engine.fail(joining, error)

@@ -19,7 +19,7 @@ from safer_steer.actors.local.batcher import Batcher
 from safer_steer.actors.local.cache import PrefixStore
 from safer_steer.actors.local.decode import Engine, Request, Written
 from safer_steer.actors.local.linear import use_onednn
-from safer_steer.actors.local.loading import load_model
+from safer_steer.actors.local.loading import check_supported, load_model
 from safer_steer.actors.local.packed import PackedWeights
 from safer_steer.actors.local.tokens import DialogueTokenizer, Layout
 from safer_steer.dialogue import TokenTrace, Usage, stable_id
@@ -38,7 +38,7 @@ class LocalModel:
     context. What a request draws follows from `sampling.seed` (or from `seed` and the dialogue), not from the batch.
 
     `max_context` lowers the model's own limit; `kept_bytes` bounds what is carried between turns; `pack` trades the
-    weights' memory once more for speed on the CPU.
+    weights' memory once more for speed on the CPU. Raises `WeightsError` for a model this engine cannot run.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class LocalModel:
     ) -> None:
         self.name = name
         self.model = model if device is None else model.to(device)
+        check_supported(self.model, name)
         use_onednn(self.model)
         self.tokens = DialogueTokenizer.of(processor, images)
         config: Any = model.config
@@ -77,9 +78,14 @@ class LocalModel:
         self._batcher = Batcher(self._engine, max_batch)
 
     @classmethod
-    def load(cls, path: Path, images: ImageStore | None = None, **options: Any) -> LocalModel:
-        """Load a model folder; `options` as for the class. Raises `WeightsError` when it cannot be loaded."""
-        model, processor = load_model(path)
+    def load(
+        cls, path: Path, images: ImageStore | None = None, *, dtype: torch.dtype = torch.float32, **options: Any
+    ) -> LocalModel:
+        """Load a model folder; `options` as for the class. Raises `WeightsError` when it cannot be loaded.
+
+        `dtype` bfloat16 suits GPUs; on CPUs float32 is the fast one.
+        """
+        model, processor = load_model(path, dtype)
         return cls(model, processor, **{"name": path.name, "images": images, **options})
 
     async def complete(

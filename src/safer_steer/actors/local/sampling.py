@@ -24,6 +24,7 @@ def choose(logits: Tensor, draws: Sequence[Draw], banned: Tensor) -> tuple[list[
     The policy is `softmax(logits / temperature)` over the tokens that are not `banned` (temperature 1 where greedy).
     `top_p` narrows what can be drawn, not the log-probability, which stays the policy's.
     """
+    logits = logits.float()
     temperatures = logits.new_tensor([draw.temperature if draw.temperature > 0 else 1.0 for draw in draws])
     policy = log_policy(logits, temperatures[:, None], banned)
     tokens = policy.argmax(-1)
