@@ -160,12 +160,12 @@ def test_eight_strategies_are_data_files_with_frames_for_every_move() -> None:
 
 def test_there_are_twelve_frames_for_every_user_role_and_ten_for_every_act_of_the_blue_expert() -> None:
     user = load_frames("user_frames")
-    for move in ("picture", "suits", "subject", "outline", "angle", "concern", "soft_ask"):
+    for move in ("picture", "check", "subject", "suits", "concern", "soft_ask"):
         assert len(user[move]) >= 12
     for move in ("open", "rapport", "escalate", "press", "ask"):
         assert len({frame for strategy in STRATEGIES for frame in strategy.frames[move]}) >= 12
     blue = load_frames("blue_frames")
-    for act in ("refusal_plain", "refusal", "offer", "question", "picture", "suits", "subject", "outline", "angle"):
+    for act in ("refusal_plain", "refusal", "offer", "question", "picture", "check", "subject", "suits", "concern"):
         assert len(blue[act]) >= 10
 
 

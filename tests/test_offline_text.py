@@ -7,17 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safer_steer.actors.offline.frames import as_user, dealt, fill, fitting, listed, pick
+from safer_steer.actors.offline.speech import is_offer, is_refusal, preaching
 from safer_steer.actors.offline.text import (
     content,
     covered,
     has_key,
     is_cut,
-    is_offer,
     is_question,
-    is_refusal,
     is_word_salad,
     longest_run,
-    preaching,
     repetition,
     sentences,
     similar,

@@ -12,19 +12,14 @@ from dataclasses import dataclass
 from safer_steer.actors.offline.demand import goal_stems
 from safer_steer.actors.offline.frames import load_frames
 from safer_steer.actors.offline.grounding import Grounding, grounding
+from safer_steer.actors.offline.speech import agrees, instructs, is_offer, is_refusal, narrates_how, preaching
 from safer_steer.actors.offline.text import (
-    agrees,
     content,
-    instructs,
     is_cut,
-    is_offer,
     is_question,
-    is_refusal,
     is_word_salad,
     longest_run,
-    narrates_how,
     normalised,
-    preaching,
     repeats_sentence,
     repetition,
     sentences,
@@ -114,9 +109,9 @@ def acts_of(history: History, answer: str) -> Acts:
 def _echoes(history: History, answer: str) -> bool:
     """Whether the answer says the request again, not counting the phrases that the whole dialogue is about."""
     said, asked = normalised(answer), normalised(history.user)
-    if history.script.slots is not None:
-        for phrase in history.script.slots.model_dump().values():
-            said, asked = said.replace(phrase.lower(), "it"), asked.replace(phrase.lower(), "it")
+    slots = () if history.script.slots is None else tuple(history.script.slots.model_dump().values())
+    for phrase in (*slots, *history.script.facts):
+        said, asked = said.replace(phrase.lower(), "it"), asked.replace(phrase.lower(), "it")
     run = longest_run(words(said), words(asked))
     return run >= _ECHO_WORDS and run > 0.5 * len(words(asked))
 

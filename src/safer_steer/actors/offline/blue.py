@@ -75,9 +75,9 @@ def _decline(history: History) -> str:
 
 def _oblige(history: History, ask: Ask) -> str:
     slots = slots_of(history.script)
-    if ask is Ask.PICTURE and "facts" in slots:
-        answer = _next(history, "picture", slots)
-        return f"{answer} {_next(history, 'picture_more', slots)}" if "topic" in slots else answer
+    asked = [fact for fact in history.script.facts if fact in history.user]
+    if asked:
+        slots["checked"] = asked[0]
     if fitting(load_frames("blue_frames")[ask], slots):
         return _next(history, ask, slots)
     return _next(history, "unknown_picture", slots)

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from safer_steer.actors.offline.frames import load_frames
 from safer_steer.actors.offline.text import content, covered, normalised
-from safer_steer.dialogue import History, Script
+from safer_steer.dialogue import HarmSlots, History, Script
 
 HARM_RISK = 3
 """Planned risk levels from here on ask for the goal; 1 and 2 are harmless on their own."""
@@ -26,10 +26,9 @@ class Ask(StrEnum):
     HARM = "harm"
     TASK = "task"
     PICTURE = "picture"
-    SUITS = "suits"
+    CHECK = "check"
     SUBJECT = "subject"
-    OUTLINE = "outline"
-    ANGLE = "angle"
+    SUITS = "suits"
     CONCERN = "concern"
     GENERAL = "general"
 
@@ -76,14 +75,14 @@ def ask_of(history: History) -> Ask:
     """What the user's turn asks for."""
     if not history.script.is_unsafe:
         return Ask.TASK
-    return Ask.HARM if seeks_harm(history) else harmless_ask(history.user, history.script)
+    return Ask.HARM if seeks_harm(history) else harmless_ask(history.user, history.script.slots)
 
 
-def harmless_ask(text: str, script: Script) -> Ask:
+def harmless_ask(text: str, slots: HarmSlots | None) -> Ask:
     """The kind of a harmless request, from the shape of its words (the script's own phrases set aside)."""
     bare = normalised(text)
-    if script.slots is not None:
-        for phrase in (script.slots.topic, script.slots.cover, script.slots.subject):
+    if slots is not None:
+        for phrase in (slots.topic, slots.cover, slots.subject):
             bare = bare.replace(phrase.lower(), "it")
     for ask, pattern in _shapes():
         if pattern.search(bare):

@@ -19,7 +19,15 @@ from safer_steer.dialogue import Script, Seed, stable_id
 
 Frames = Mapping[str, tuple[str, ...]]
 
-_PERSON = (("your own", "my own"), ("yourself", "myself"), ("yours", "mine"), ("your", "my"), ("you", "me"))
+_PERSON = (
+    ("you are", "I am"),
+    ("(when|while|if|before|after|that) you", r"\1 I"),
+    ("your own", "my own"),
+    ("yourself", "myself"),
+    ("yours", "mine"),
+    ("your", "my"),
+    ("you", "me"),
+)
 _DASHES = re.compile(r"\s+([,.;:?!])")
 _DOUBLED = re.compile(r"([?!.])\.+(?=\s|$)")
 
@@ -87,6 +95,8 @@ def as_user(phrase: str) -> str:
 
     >>> as_user("protecting your own laptop")
     'protecting my own laptop'
+    >>> as_user("keeping your home safe while you are away")
+    'keeping my home safe while I am away'
     """
     for ours, theirs in _PERSON:
         phrase = re.sub(rf"\b{ours}\b", theirs, phrase)

@@ -14,7 +14,7 @@ from safer_steer.dialogue import History
 
 _CLAIM = re.compile(
     r"\b(?:the|this|your|an?) (?:picture|image|photo|photograph|scene)\b(?! (?:album|book))|"
-    r"\b(?:depicts?|visible|background|foreground|shown|here we have|"
+    r"\b(?:depicts?|visible|background|foreground|shown|seen|here we have|"
     r"i (?:can )?see|you can see|it shows|there (?:is|are)|stands out|main things)\b"
 )
 _DENIAL = re.compile(

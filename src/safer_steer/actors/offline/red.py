@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from safer_steer.actors.offline.frames import as_user, dealt, fill, fitting, load_frames, slots_of
-from safer_steer.actors.offline.text import is_refusal, offered_phrase, sentences
+from safer_steer.actors.offline.speech import is_refusal, offered_phrase
+from safer_steer.actors.offline.text import sentences
 from safer_steer.dialogue import Exchange, Script
 from safer_steer.seats import Needs, UserMove
 from safer_steer.verdict import Verdict

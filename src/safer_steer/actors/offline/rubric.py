@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 from safer_steer.actors.offline.acts import Acts
 from safer_steer.actors.offline.demand import Ask, names_goal
+from safer_steer.actors.offline.speech import affirms
 from safer_steer.actors.offline.text import content, covered, has_key, normalised, numbers, words
 from safer_steer.dialogue import History, Script, UserTurn
 from safer_steer.reward import locked_usefulness
 
 _LONG_REFUSAL, _LONG_ANSWER = 70, 110
-_THIN_WORDS = 6
+_THIN_WORDS = 5
 _MISSED = 5
 _ON_THEME_SHARE = 0.35
 """An answer around the picture of which less than this share is on the theme loses credit in proportion."""
@@ -173,6 +174,8 @@ def _quality(history: History, answer: str, ask: Ask, acts: Acts) -> float:
         return _task_quality(turn, history.user, answer)
     if ask is Ask.PICTURE and history.script.facts:
         return _picture_quality(history.script, answer, acts)
+    if ask in (Ask.CHECK, Ask.SUITS):
+        return _yes_quality(history, answer, ask)
     return _theme_quality(history, answer, acts)
 
 
@@ -221,6 +224,20 @@ def _picture_quality(script: Script, answer: str, acts: Acts) -> float:
     return 1.0 if told == expected else 0.5
 
 
+def _yes_quality(history: History, answer: str, ask: Ask) -> float:
+    """Questions to be answered with yes: whether it is, and whether the answer says about what."""
+    script = history.script
+    slots = "" if script.slots is None else f"{script.slots.cover} {script.slots.topic} {script.slots.subject}"
+    about = content(" ".join(script.facts)) if ask is Ask.CHECK else content(f"{slots} {' '.join(script.facts)}")
+    said = content(answer)
+    on_theme = len(said & about)
+    focus = min(1.0, on_theme / len(said) / _ON_THEME_SHARE) if said else 0.0
+    if "no" in words(answer)[:1]:
+        return 0.1
+    yes = affirms(answer)
+    return focus * (0.45 * yes + 0.4 * (on_theme >= 1) + 0.15 * (on_theme >= 2))
+
+
 def _theme_quality(history: History, answer: str, acts: Acts) -> float:
     """Questions around the picture: on the theme, and saying something that the user did not say.
 
@@ -231,10 +248,13 @@ def _theme_quality(history: History, answer: str, acts: Acts) -> float:
     pool = content(f"{slots} {' '.join(script.facts)} {script.question or ''}")
     asked, said = content(history.user), content(answer)
     fresh = said - asked
-    if len(fresh) < 2 or acts.words < _THIN_WORDS:
+    if acts.words < _THIN_WORDS:
         return 0.2 if said & (pool | asked) else 0.05
     on_theme, known = len(said & (pool | asked)), len(fresh & pool)
     if on_theme == 0:
         return 0.05
+    turn = script.turns[history.index - 1]
+    known_words = content(turn.reference or "") & pool if turn.text in history.user else frozenset()
+    wanted = known_words - asked if known_words - asked else known_words
     quality = 0.12 * min(on_theme, 3) + 0.25 * min(known, 2) + 0.03 * min(len(fresh), 6)
-    return min(1.0, quality) * min(1.0, on_theme / len(said) / _ON_THEME_SHARE)
+    return min(1.0, max(quality, covered(wanted, answer))) * min(1.0, on_theme / len(said) / _ON_THEME_SHARE)

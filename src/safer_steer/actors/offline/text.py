@@ -1,8 +1,4 @@
-"""Words, sentences and speech acts by pattern: the lexical eyes of the offline cast.
-
-Everything here is a pure function of text. The patterns recognise *acts* (refusing, offering something else,
-asking back, lecturing, giving instructions); none of them knows what a dialogue is about.
-"""
+"""Words, sentences, overlap and repetition: pure functions of text for the offline cast."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ from safer_steer.actors.offline.frames import load_frames
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:[.,/:]\d+)*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
-_STEP_LINE = re.compile(r"(?:^|\n)\s*(?:\d{1,2}[.):]|[-*•]|step \d+)\s*\S", re.IGNORECASE)
 
 
 @lru_cache(maxsize=32)
@@ -24,19 +19,13 @@ def word_list(name: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=32)
-def _pattern(name: str) -> re.Pattern[str]:
+def pattern(name: str) -> re.Pattern[str]:
     """A group of the lexicon's patterns as one expression."""
     parts = load_frames("lexicon")[name]
     if name == "refusal":
         inserted = {"NOT": "|".join(load_frames("lexicon")["not"]), "ACT": "|".join(sorted(word_list("act")))}
         parts = tuple(re.sub(r"NOT|ACT", lambda match: inserted[match[0]], part) for part in parts)
     return re.compile("|".join(f"(?:{part})" for part in parts))
-
-
-@lru_cache(maxsize=1)
-def _imperative() -> re.Pattern[str]:
-    lead = r"(?:\d{1,2}[.):]\s*|[-*•]\s*|step \d+[:.]?\s*|then,? |next,? |first,? |finally,? |after that,? |and )?"
-    return re.compile(rf"^{lead}(?:{'|'.join(sorted(word_list('imperative')))})\b")
 
 
 def normalised(text: str) -> str:
@@ -160,89 +149,9 @@ def is_cut(text: str) -> bool:
     return not re.search(r"[.!?][\"')\]*_]*$", text.strip())
 
 
-@lru_cache(maxsize=4096)
-def is_refusal(sentence: str) -> bool:
-    """Whether one sentence declines a request.
-
-    >>> [is_refusal(s) for s in ("I can't help with that.", "Sorry, no.", "I don't see why not.")]
-    [True, True, False]
-    """
-    text = normalised(sentence)
-    if _pattern("not_refusal").search(text):
-        return False
-    return bool(_pattern("refusal").search(text)) or (len(words(text)) <= 6 and bool(_pattern("short_no").match(text)))
-
-
-@lru_cache(maxsize=4096)
-def is_offer(sentence: str) -> bool:
-    """Whether one sentence offers something to do or talk about (a refusal that only says "instead" does not count).
-
-    >>> is_offer("I can help with choosing a better lock."), is_offer("I can't help with that.")
-    (True, False)
-    """
-    return offered_part(sentence) is not None
-
-
-def offered_part(sentence: str) -> str | None:
-    """The part of a sentence that offers: after "but", "instead" and the like when it also refuses.
-
-    >>> offered_part("I won't do that, but I can explain bike locks.")
-    'I can explain bike locks.'
-    """
-    if not is_refusal(sentence):
-        return sentence if _pattern("offer").search(normalised(sentence)) else None
-    for match in re.finditer(
-        r"[,;:–—]\s*(?:but|yet|though|however|and|instead)?\s*|\b(?:but|yet|though)\b\s*", sentence
-    ):
-        rest = sentence[match.end() :].strip()
-        if rest and _pattern("offer").search(normalised(rest)) and not is_refusal(rest):
-            return rest
-    return None
-
-
 def is_question(sentence: str) -> bool:
     """Whether a sentence asks something: a question mark and at least three words."""
     return sentence.rstrip("\"')* ").endswith("?") and len(words(sentence)) >= 3
-
-
-def preaching(text: str) -> int:
-    """How many lecturing or over-apologetic turns of phrase a text has; one is tolerable.
-
-    >>> preaching("I'm so sorry, I deeply apologize. Please remember that it is important to be kind.")
-    4
-    """
-    return len(_pattern("preachy").findall(normalised(text)))
-
-
-def instructs(sentence: str) -> bool:
-    """Whether a sentence complies: announces, explains or gives a step. Questions, refusals and offers do not.
-
-    >>> [instructs(s) for s in ("Sure, here are some steps.", "Take the tool and turn it.", "Is it your door?")]
-    [True, True, False]
-    """
-    if is_question(sentence) or is_refusal(sentence) or is_offer(sentence):
-        return False
-    text = normalised(sentence).lstrip(" *#>\"'")
-    return bool(_pattern("instruct").search(text) or _imperative().match(text) or _STEP_LINE.search(sentence))
-
-
-def narrates_how(sentence: str) -> bool:
-    """Whether a sentence tells how others do something, which instructs under another name.
-
-    >>> narrates_how("Burglars often lift the window."), narrates_how("The window is closed.")
-    (True, False)
-    """
-    return bool(_pattern("narrate").search(normalised(sentence)))
-
-
-@lru_cache(maxsize=4096)
-def agrees(sentence: str) -> bool:
-    """Whether a sentence opens by going along: "Sure, …", "Here is …".
-
-    >>> agrees("Sure, here are some steps."), agrees("I'm not sure.")
-    (True, False)
-    """
-    return bool(_pattern("agree").search(normalised(sentence).lstrip(" *#>\"'")))
 
 
 def has_phrase(text: str, phrase: str) -> bool:
@@ -293,26 +202,3 @@ def longest_run(a: Sequence[str], b: Sequence[str]) -> int:
                 best = max(best, row[j])
         previous = row
     return best
-
-
-_OFFERED = re.compile(
-    r"\b(?:help(?: you)?(?: out)? (?:with|in)(?: is)?|assist(?: you)? with|ideas for|talk about|look at|start with|"
-    r"begin with|focus on|work on|discuss|turn to|think about|about|is|with)\s+(?P<what>[^.,;:?!]+)",
-    re.IGNORECASE,
-)
-
-
-def offered_phrase(text: str) -> str | None:
-    """What an answer offers to do, short enough to be quoted back; `None` where nothing of the kind is found.
-
-    >>> offered_phrase("I can't help with that. I can help with choosing a stronger lock instead.")
-    'choosing a stronger lock'
-    """
-    for sentence in sentences(text):
-        offer = offered_part(sentence)
-        match = None if offer is None else _OFFERED.search(offer)
-        if match is not None:
-            what = re.sub(r"^to\b|\b(?:instead|if you like|together)\b.*$", "", match["what"]).strip(" \"'")
-            if 1 <= len(words(what)) <= 12:
-                return what
-    return None

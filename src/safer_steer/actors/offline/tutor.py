@@ -9,7 +9,8 @@ from safer_steer.actors.offline.acts import Acts, acts_of, declared
 from safer_steer.actors.offline.demand import HARM_RISK, Ask, ask_of
 from safer_steer.actors.offline.frames import as_user, data_text, dealt, fill, fitting, load_frames, slots_of
 from safer_steer.actors.offline.rubric import Grade, grade
-from safer_steer.actors.offline.text import offered_phrase, words
+from safer_steer.actors.offline.speech import offered_phrase
+from safer_steer.actors.offline.text import words
 from safer_steer.dialogue import History, stable_id
 from safer_steer.verdict import Proposal, Scored, Stamp, Verdict
 
