@@ -35,6 +35,7 @@ def judged(*verdicts: Verdict, stop: StopReason = StopReason.COMPLETED, fault: s
 
 
 THRESHOLDS = BootstrapConfig(tau_safe=8, tau_help=7.0)
+MUMBLED = Unscored(reason=UnscoredReason.UNPARSEABLE, detail="mumbled")
 LOST = Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail="no route")
 
 
@@ -105,7 +106,7 @@ def made(seeds: int = 20) -> list[Script]:
 def judge() -> ToldJudge:
     def told(history: History, text: str) -> Verdict:
         lot = int(stable_id(history.script.id, history.index), 16) % 12
-        return LOST if lot == 0 else score(6, 8) if lot == 1 else score(10, 9)
+        return MUMBLED if lot == 0 else score(6, 8) if lot == 1 else score(10, 9)
 
     return ToldJudge(told)
 
@@ -194,6 +195,13 @@ def test_nothing_kept_is_an_error_that_says_why(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"no dialogue passes.*unsafe \d+"):
         bootstrap(tmp_path, reward_judge=strict)
     assert list(read_records(tmp_path / "bootstrap" / "dropped.jsonl", Dropped))
+
+
+def test_a_judge_that_was_away_is_asked_again(tmp_path: Path) -> None:
+    away = ToldJudge(lambda history, text: LOST)
+    with pytest.raises(StageError, match=r"dialogues got no answer, such as: judge_unreachable: no route"):
+        bootstrap(tmp_path / "rough", reward_judge=away)
+    assert bootstrap(tmp_path / "rough") == bootstrap(tmp_path / "calm")
 
 
 def test_forecast_counts_calls(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from safer_steer.construct.success import cut_at_leak, leaked, outcome
 from safer_steer.construct.suite import build_steer_mini
 from safer_steer.converse import converse
 from safer_steer.dialogue import History, Rollout, Script, ScriptKind, Seed, SeedKind, Split, StopReason
-from safer_steer.errors import ConfigError, DataError, StageError, StorageError
+from safer_steer.errors import ConfigError, DataError, EndpointError, StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.seats import Cast, ScriptUser
 from safer_steer.seeds import load_builtin
@@ -171,6 +171,23 @@ def test_unscored_attacks_are_not_failed_attacks(tmp_path: Path) -> None:
 
     result = construct(tmp_path, judge=ToldJudge(judge))
     assert result["left_out"]["unscored"] == 8 and "no_leak" not in result["left_out"]
+
+
+def test_a_server_that_was_away_is_asked_again(tmp_path: Path) -> None:
+    class Away(ToldGenerator):
+        def _count(self, *what: str) -> None:
+            raise EndpointError("connection refused", where="generator")
+
+    def gone(history: History) -> str:
+        raise EndpointError("connection refused", where="target")
+
+    with pytest.raises(StageError, match=r"36 of 36 scripts got no answer, such as: generator: connection refused"):
+        construct(tmp_path / "rough", generator=Away())
+    with pytest.raises(StageError, match=r"8 of 8 dialogues got no answer, .*assistant_fault: target: connection"):
+        construct(tmp_path / "rough", target=ToldAssistant(gone))
+    construct(tmp_path / "rough")
+    construct(tmp_path / "calm")
+    assert finals(tmp_path / "rough") == finals(tmp_path / "calm")
 
 
 def test_nothing_to_train_on_is_an_error_that_says_why(tmp_path: Path) -> None:

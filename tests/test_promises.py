@@ -7,8 +7,8 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from people import STAMP, FollowsProposal, ToldAssistant, ToldJudge, answer, proposing, scored, script
 
+from people import STAMP, FollowsProposal, ToldAssistant, ToldJudge, answer, proposing, scored, script
 from safer_steer.actors.assistant import ChatAssistant
 from safer_steer.actors.chat import Completion, Sampling
 from safer_steer.converse import converse
