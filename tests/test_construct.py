@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -406,3 +407,10 @@ def test_kill_minus_nine(tmp_path: Path) -> None:
     construct(tmp_path / "rough", generator=generator)
     assert generator.asked.total() <= 36 - 20
     assert finals(tmp_path / "rough") == finals(tmp_path / "calm")
+
+
+def test_the_examples_of_the_docs_print_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text("utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "docs/data.md", "exec"), {})
+        assert capsys.readouterr().out.splitlines() == re.findall(r"^#> (.*)$", block, re.MULTILINE)

@@ -16,6 +16,7 @@ from typing import Any
 
 from safer_steer.config import BootstrapConfig, Recipe
 from safer_steer.construct.dedup import script_text
+from safer_steer.construct.outage import forget, interrupted, refuse_interrupted, rollout_key
 from safer_steer.construct.plan import stratified
 from safer_steer.construct.shingles import near_duplicates
 from safer_steer.construct.stage import check
@@ -96,7 +97,9 @@ async def bootstrap(
     pools = divide(recipe, everything)
     folder = run.stage(STAGE)
     jobs = [Job(script) for script in pools.sft]
-    with Journal(folder / "rollouts.jsonl", Rollout, lambda rollout: rollout.key) as journal:
+    path = folder / "rollouts.jsonl"
+    forget(path, Rollout, rollout_key, interrupted)
+    with Journal(path, Rollout, rollout_key) as journal:
         todo = [job for job in jobs if job.key not in journal]
         with report.stage("bootstrap: play", len(todo)):
             await play(
@@ -106,7 +109,8 @@ async def bootstrap(
                 open_dialogues=recipe.open_dialogues,
                 on_finish=lambda rollout: report.advance(),
             )
-        rollouts = sorted(journal, key=lambda rollout: rollout.key)
+        rollouts = sorted(journal, key=rollout_key)
+    refuse_interrupted(STAGE, rollouts)
     results = [(rollout, shortcoming(rollout, recipe.bootstrap)) for rollout in rollouts]
     kept = [rollout for rollout, dropped in results if dropped is None]
     dropped = [dropped for _, dropped in results if dropped is not None]

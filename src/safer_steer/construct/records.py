@@ -15,6 +15,7 @@ class Reason(StrEnum):
     """Why a script is not in the data."""
 
     GENERATOR_FAULT = "generator_fault"
+    GENERATOR_UNREACHABLE = "generator_unreachable"
     MALFORMED = "malformed"
     NO_LEAK = "no_leak"
     UNSCORED = "unscored"
@@ -73,6 +74,11 @@ class Rejected(Record):
     reason: Reason
     detail: str
     script: Script | None = None
+
+
+def unanswered(entry: Probed | Written) -> bool:
+    """Whether nothing came of it because the generator's server was away."""
+    return entry.failure is not None and entry.failure.reason is Reason.GENERATOR_UNREACHABLE
 
 
 def rejected(written: Written, failure: Failure) -> Rejected:

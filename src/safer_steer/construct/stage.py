@@ -16,8 +16,9 @@ from typing import Any
 from safer_steer.actors.generating import Generator, Strategy, load_strategies
 from safer_steer.config import Recipe
 from safer_steer.construct.dedup import Overlap, contamination, deduplicate
+from safer_steer.construct.outage import forget, interrupted, refuse_interrupted, refuse_outage, rollout_key
 from safer_steer.construct.plan import Order, choose_seeds, expected, plan
-from safer_steer.construct.records import Failure, Probed, Reason, Rejected, Written, rejected
+from safer_steer.construct.records import Failure, Probed, Reason, Rejected, Written, rejected, unanswered
 from safer_steer.construct.success import leaked, outcome
 from safer_steer.construct.summary import counts
 from safer_steer.construct.writing import Writer
@@ -141,7 +142,9 @@ async def _probe(
     folder: Path, seeds: Sequence[Seed], writer: Writer, limit: int, report: Reporter
 ) -> Mapping[str, Probed]:
     """Probe every harmful seed that the journal does not hold yet; returns all probes by seed."""
-    with Journal(folder / "probes.jsonl", Probed, lambda entry: entry.seed_id) as journal:
+    path = folder / "probes.jsonl"
+    forget(path, Probed, _seed_id, unanswered)
+    with Journal(path, Probed, _seed_id) as journal:
         todo = [seed for seed in seeds if seed.kind is SeedKind.HARMFUL and seed.id not in journal]
         with report.stage("construct: probe", len(todo)):
             async for _, entry in bounded(todo, writer.probe, limit):
@@ -163,12 +166,24 @@ async def _write(
     async def fill(order: Order) -> Written:
         return await writer.write(order, probes.get(order.seed.id))
 
-    with Journal(folder / "generated.jsonl", Written, lambda entry: entry.key) as journal:
+    path = folder / "generated.jsonl"
+    forget(path, Written, _key, unanswered)
+    with Journal(path, Written, _key) as journal:
         todo = [order for order in ordered if order.key not in journal]
         with report.stage("construct: write", len(todo)):
             async for _, entry in bounded(todo, fill, limit):
                 journal.append(entry)
                 report.advance()
+        undone = [entry.failure.detail for entry in journal if entry.failure is not None and unanswered(entry)]
+    refuse_outage(STAGE, "scripts", undone, len(ordered))
+
+
+def _seed_id(entry: Probed) -> str:
+    return entry.seed_id
+
+
+def _key(entry: Written) -> str:
+    return entry.key
 
 
 def _is_filtered(entry: Written) -> bool:
@@ -186,10 +201,13 @@ async def _attack(folder: Path, cast: Cast, limit: int, report: Reporter) -> Non
         successes += isinstance(outcome(rollout), Script)
         report.advance(succeeded=successes)
 
-    with Journal(folder / "attacks.jsonl", Rollout, lambda rollout: rollout.key) as journal:
+    path = folder / "attacks.jsonl"
+    forget(path, Rollout, rollout_key, interrupted)
+    with Journal(path, Rollout, rollout_key) as journal:
         todo = [job for job in jobs if job.key not in journal]
         with report.stage("construct: attack", len(todo)):
             await play(todo, cast, journal, open_dialogues=limit, on_finish=finished)
+        refuse_interrupted(STAGE, journal)
 
 
 def _assemble(folder: Path, recipe: Recipe) -> dict[str, Any]:

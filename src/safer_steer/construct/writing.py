@@ -10,7 +10,7 @@ from safer_steer.construct.perturb import perturb_ref
 from safer_steer.construct.plan import Order, draw
 from safer_steer.construct.records import Failure, Probed, Reason, Written
 from safer_steer.dialogue import ImageRef, Script, ScriptKind, Seed, SeedKind
-from safer_steer.errors import ActorError, BadVerdict
+from safer_steer.errors import ActorError, BadVerdict, EndpointError
 from safer_steer.store import ImageStore
 
 
@@ -96,5 +96,11 @@ def mismatch(order: Order, script: Script) -> str | None:
 
 
 def _failure(error: ActorError) -> Failure:
-    reason = Reason.MALFORMED if isinstance(error, BadVerdict) else Reason.GENERATOR_FAULT
+    match error:
+        case EndpointError():
+            reason = Reason.GENERATOR_UNREACHABLE
+        case BadVerdict():
+            reason = Reason.MALFORMED
+        case _:
+            reason = Reason.GENERATOR_FAULT
     return Failure(reason=reason, detail=str(error))
