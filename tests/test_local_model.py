@@ -216,7 +216,7 @@ def test_changed_weights_are_not_answered_from_memory(store: ImageStore) -> None
 
 
 def test_little_room_for_kept_rows_changes_nothing(student: nn.Module, store: ImageStore, local: LocalModel) -> None:
-    forgetful = LocalModel(student, tiny_processor(), name="tiny", images=store, kept_bytes=0, max_batch=2)
+    forgetful = LocalModel(student, tiny_processor(), name="tiny", images=store, cache_bytes=0, max_batch=2)
 
     async def together(model: LocalModel) -> list[list[tuple[Message, Completion]]]:
         return await asyncio.gather(*(dialogue(model, [f"Hi {n}", "b", "c"], (), WARM) for n in range(5)))

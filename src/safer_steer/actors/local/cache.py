@@ -112,6 +112,11 @@ class SlotCache(Cache):
         """Say where the next forward pass writes, see `Target`."""
         self.target = Target(first, columns, span)
 
+    @property
+    def bytes(self) -> int:
+        """What the buffers take."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._slots())
+
     def take(self, row: int, length: int) -> KeptRow:
         """A copy of the first `length` tokens of a row."""
         copies = ((x.keys[row, :, :length].clone(), x.values[row, :, :length].clone()) for x in self._slots())
@@ -143,10 +148,13 @@ class SlotCache(Cache):
 
 
 class PrefixStore:
-    """Keys and values of dialogues between their turns, by what was read; the least recently used go first."""
+    """Keys and values of dialogues between their turns, by what was read; the least recently used go first.
+
+    `limit` bounds the bytes of the store and of what it must `leave` to others together.
+    """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._limit, self._left = limit, 0
         self._rows: OrderedDict[bytes, KeptRow] = OrderedDict()
         self.bytes = 0
 
@@ -171,7 +179,15 @@ class PrefixStore:
         self.pop(key)
         self._rows[key] = row
         self.bytes += row.bytes
-        while self.bytes > self._limit:
+        self._shrink()
+
+    def leave(self, others: int) -> None:
+        """Leave this many bytes of the limit to the dialogues being written."""
+        self._left = others
+        self._shrink()
+
+    def _shrink(self) -> None:
+        while self._rows and self.bytes + self._left > self._limit:
             self.pop(next(iter(self._rows)))
 
     def clear(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from safer_steer.actors.chat import Sampling
 from safer_steer.actors.local.cache import KeptRow, PrefixStore, SlotCache, prefix_key
@@ -100,7 +100,7 @@ class Engine:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         end: int,
         banned: Sequence[int],
@@ -108,12 +108,11 @@ class Engine:
         store: PrefixStore,
         packed: PackedWeights,
     ) -> None:
-        config: Any = getattr(model, "config", None)
         self._model, self._images, self._store, self._packed = model, images, store, packed
         self._device = next(model.parameters()).device
         self._end = end
         self._banned = torch.tensor(sorted(banned), dtype=torch.long, device=self._device)
-        self._cache = SlotCache(config.get_text_config().num_hidden_layers)
+        self._cache = SlotCache(model.config.get_text_config().num_hidden_layers)
         self.rows: list[Row] = []
 
     @contextmanager
@@ -122,7 +121,7 @@ class Engine:
 
         What was read under other weights is forgotten.
         """
-        training = self._model.training
+        training = [module for module in self._model.modules() if module.training]
         self._model.eval()
         if not self._packed.fresh:
             self.forget()
@@ -131,7 +130,8 @@ class Engine:
             with self._packed.in_use():
                 yield
         finally:
-            self._model.train(training)
+            for module in training:
+                module.training = True
 
     def forget(self) -> None:
         """Drop everything that was made from the weights."""
@@ -167,7 +167,7 @@ class Engine:
         """One prefill pass over the leaders' new ids, then a row for every request: leaders, then followers."""
         first, longest = len(self.rows), max(len(group[0].ids) for group, _, _ in leaders)
         followers = [(slot, request) for slot, (group, _, _) in enumerate(leaders) for request in group[1:]]
-        self._cache.reserve(first + len(leaders) + len(followers), longest)
+        self._reserve(first + len(leaders) + len(followers), longest)
         for slot, (_, known, kept) in enumerate(leaders, first):
             if kept is not None:
                 self._cache.put(slot, kept, known)
@@ -198,12 +198,16 @@ class Engine:
         self._drop_cancelled()
         if not self.rows:
             return
-        self._cache.reserve(len(self.rows), max(row.length for row in self.rows) + 1)
+        self._reserve(len(self.rows), max(row.length for row in self.rows) + 1)
         news = [(row.response[-1],) for row in self.rows]
         logits = self._forward(0, news, [row.length for row in self.rows], [])
         for row in self.rows:
             row.length += 1
         self._write(self.rows, logits)
+
+    def _reserve(self, rows: int, length: int) -> None:
+        self._cache.reserve(rows, length)
+        self._store.leave(self._cache.bytes)
 
     def _forward(
         self, first: int, news: Sequence[Sequence[int]], starts: Sequence[int], images: Sequence[ImageRef]
@@ -264,6 +268,7 @@ class Engine:
         self.rows.pop()
         if not self.rows:
             self._cache.clear()
+            self._store.leave(0)
 
     def _drop_cancelled(self) -> None:
         for row in [row for row in self.rows if row.request.future.cancelled()]:

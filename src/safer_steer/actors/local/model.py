@@ -26,8 +26,8 @@ from safer_steer.dialogue import TokenTrace, Usage, stable_id
 from safer_steer.errors import ContextOverflow
 from safer_steer.store import ImageStore
 
-KEPT_BYTES = 768 * 2**20
-"""Bound on the keys and values kept between turns."""
+CACHE_BYTES = 1400 * 2**20
+"""Bound on keys and values: of the dialogues being written, and of those kept between turns in what room is left."""
 
 
 class LocalModel:
@@ -37,8 +37,10 @@ class LocalModel:
     finished ones leave. Keys and values are carried from turn to turn, and samples of one script share the first
     context. What a request draws follows from `sampling.seed` (or from `seed` and the dialogue), not from the batch.
 
-    `max_context` lowers the model's own limit; `kept_bytes` bounds what is carried between turns; `pack` trades the
-    weights' memory once more for speed on the CPU. Raises `WeightsError` for a model this engine cannot run.
+    `max_context` lowers the model's own limit; `cache_bytes` bounds keys and values (where it is short, turns are
+    read anew); `pack` trades the weights' memory once more for speed on the CPU.
+
+    Raises `WeightsError` for a model that this engine cannot run.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class LocalModel:
         device: torch.device | str | None = None,
         max_batch: int = 32,
         max_context: int | None = None,
-        kept_bytes: int = KEPT_BYTES,
+        cache_bytes: int = CACHE_BYTES,
         pack: bool = True,
         seed: int = 0,
     ) -> None:
@@ -72,7 +74,7 @@ class LocalModel:
             end=self.tokens.end,
             banned=self.banned,
             images=self.tokens.images,
-            store=PrefixStore(kept_bytes),
+            store=PrefixStore(cache_bytes),
             packed=PackedWeights(self.model, enabled=pack),
         )
         self._batcher = Batcher(self._engine, max_batch)
