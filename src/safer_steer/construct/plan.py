@@ -117,8 +117,8 @@ def expected(recipe: Recipe, seeds: Sequence[Seed], strategies: Sequence[str]) -
     turns: Counter[str] = Counter()
     attacked = 0
     for order in plan(recipe, seeds, strategies):
-        scripts[order.kind] += 1
-        turns[order.kind] += order.turns
+        scripts[order.kind.value] += 1
+        turns[order.kind.value] += order.turns
         attacked += order.turns if recipe.construction.success_filter and order.is_filtered else 0
     calls = sum(seed.kind is SeedKind.HARMFUL for seed in seeds)
     calls += sum(CALLS[ScriptKind(kind)] * number for kind, number in scripts.items())

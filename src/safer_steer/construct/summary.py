@@ -14,7 +14,7 @@ def counts(scripts: Sequence[Script], left_out: Sequence[Rejected], attacked: in
     """The figures for `stage.json`. `attacked` is how many red-team scripts the success filter decided over."""
     by_split: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for script in scripts:
-        by_split[str(script.split)][script.kind] += 1
+        by_split[str(script.split)][script.kind.value] += 1
     reasons = Counter(str(item.reason) for item in left_out)
     failed = sum(reasons[reason] for reason in (Reason.NO_LEAK, Reason.UNSCORED, Reason.PLAY_FAULT))
     return {
