@@ -1,0 +1,236 @@
+"""The command `safer-steer`. Exit codes: 0 done · 1 something failed, said in one message · 2 wrong usage ·
+3 evaluated, but too much is unscored · 130 interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from safer_steer import __version__
+from safer_steer.config import Recipe, load_recipe
+from safer_steer.errors import ConfigError, SaferSteerError
+from safer_steer.progress import reporter
+from safer_steer.store import RunFolder
+
+RECIPES = Path(__file__).parent / "recipes"
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split(". Exit")[0] + "."
+)
+
+RecipeOption = Annotated[Path | None, typer.Option("--recipe", "-r", help="A recipe YAML; default: the demo's.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="The run folder.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override, as section.key=value.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Say what would run and cost; do nothing.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume/--no-resume", help="Go on where the folder stands; --no-resume insists on a new one.")
+]
+
+
+def _recipe(path: Path | None, overrides: list[str] | None) -> Recipe:
+    return load_recipe(RECIPES / "demo.yaml" if path is None else path, [] if overrides is None else overrides)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+def _folder(out: Path, resume: bool) -> RunFolder:
+    if not resume and out.exists() and any(out.iterdir()):
+        raise ConfigError("the folder is not empty", where=out, hint="drop --no-resume to go on with it")
+    return RunFolder(out)
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"safer-steer {__version__}")
+        raise typer.Exit
+
+
+def _stage(name: str, recipe: Path | None, out: Path, overrides: list[str] | None, dry_run: bool, resume: bool) -> None:
+    settings = _recipe(recipe, overrides)
+    from safer_steer import forecast
+    from safer_steer.pipeline import Pipeline
+
+    if dry_run:
+        typer.echo(forecast.text(settings, None if name == "demo" else name))
+        return
+    pipeline = Pipeline(settings, _folder(out, resume), reporter())
+    steps = {
+        "construct": pipeline.construct,
+        "bootstrap": pipeline.bootstrap,
+        "sft": pipeline.sft,
+        "grpo": pipeline.grpo,
+        "demo": pipeline.everything,
+    }
+    result = _run(steps[name]())
+    if result is not None:
+        typer.echo(json.dumps(result, indent=2, default=str))
+
+
+@app.command()
+def demo(
+    recipe: RecipeOption = None,
+    out: OutOption = Path("runs/demo"),
+    set_: SetOption = None,
+    dry_run: DryOption = False,
+    resume: ResumeOption = True,
+) -> None:
+    """The whole method, small but real: construct, bootstrap, SFT, GRPO, evaluate, report."""
+    _stage("demo", recipe, out, set_, dry_run, resume)
+
+
+@app.command()
+def construct(
+    recipe: RecipeOption = None,
+    out: OutOption = Path("runs/run"),
+    set_: SetOption = None,
+    dry_run: DryOption = False,
+    resume: ResumeOption = True,
+) -> None:
+    """Stage I: single-turn seeds to multi-turn scripts."""
+    _stage("construct", recipe, out, set_, dry_run, resume)
+
+
+@app.command()
+def bootstrap(
+    recipe: RecipeOption = None,
+    out: OutOption = Path("runs/run"),
+    set_: SetOption = None,
+    dry_run: DryOption = False,
+    resume: ResumeOption = True,
+) -> None:
+    """Stage II: red against blue; keep the dialogues the reward judge lets through."""
+    _stage("bootstrap", recipe, out, set_, dry_run, resume)
+
+
+@app.command()
+def sft(
+    recipe: RecipeOption = None,
+    out: OutOption = Path("runs/run"),
+    set_: SetOption = None,
+    dry_run: DryOption = False,
+    resume: ResumeOption = True,
+) -> None:
+    """Stage II: fine-tune the student on the kept dialogues."""
+    _stage("sft", recipe, out, set_, dry_run, resume)
+
+
+@app.command()
+def grpo(
+    recipe: RecipeOption = None,
+    out: OutOption = Path("runs/run"),
+    set_: SetOption = None,
+    dry_run: DryOption = False,
+    resume: ResumeOption = True,
+) -> None:
+    """Stage III: GRPO against the tutor."""
+    _stage("grpo", recipe, out, set_, dry_run, resume)
+
+
+@app.command("eval")
+def eval_(
+    model: Annotated[str, typer.Option("--model", help="SPEC of the model under test.")],
+    out: OutOption,
+    judge: Annotated[str | None, typer.Option("--judge", help="SPEC of the judge; default: the recipe's.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", help="A built-in suite or a STEER-Bench JSONL file.")] = None,
+    adaptive: Annotated[bool, typer.Option("--adaptive", help="Let the tutor attack the model.")] = False,
+    recipe: RecipeOption = None,
+    set_: SetOption = None,
+    dry_run: DryOption = False,
+    resume: ResumeOption = True,
+) -> None:
+    """Judge every turn of a suite against a model: summary.json, turns.parquet and report.html.
+
+    SPEC is `embedded`, `scripted`, `local:PATH` or `openai:MODEL@BASE_URL` (key from OPENAI_API_KEY).
+    """
+    settings = _recipe(recipe, set_)
+    chosen = settings.eval.model_copy(
+        update={
+            "suite": settings.eval.suite if suite is None else suite,
+            "adaptive": adaptive or settings.eval.adaptive,
+        }
+    )
+    seats = settings.seats.model_copy(update={} if judge is None else {"judge": judge})
+    settings = settings.model_copy(update={"eval": chosen, "seats": seats})
+    _run(_evaluate(settings, model, _folder(out, resume), dry_run))
+
+
+async def _evaluate(recipe: Recipe, model: str, run: RunFolder, dry_run: bool) -> None:
+    from safer_steer import forecast
+    from safer_steer.actors.specs import Seating, parse_spec
+    from safer_steer.pipeline import evaluate, evaluation_inputs, too_much_unscored
+
+    parse_spec(model)
+    protocol = "adaptive" if recipe.eval.adaptive else "static"
+    if dry_run:
+        typer.echo(forecast.evaluation_text(recipe, model))
+        return
+    run.claim("", evaluation_inputs(recipe, model, protocol))
+    report = reporter()
+    async with Seating(recipe, run.images, notify=report.note) as seats:
+        summary = await evaluate(recipe, seats, run, model, run.root, protocol, report)
+    counts = summary.overall.counts
+    typer.echo(json.dumps({"counts": counts.model_dump(), "report": str(run.root / "report.html")}, indent=2))
+    if problem := too_much_unscored(summary, recipe):
+        typer.echo(f"error: {run.root}: {problem}", err=True)
+        raise typer.Exit(3)
+
+
+@app.command("report")
+def report_(recipe: RecipeOption = None, out: OutOption = Path("runs/demo"), set_: SetOption = None) -> None:
+    """Write report.html and summary.json of a run from what lies in its folder."""
+    from safer_steer.pipeline import Pipeline
+
+    if not out.is_dir():
+        raise ConfigError("no such run folder", where=out, hint="give the --out of an earlier stage")
+    Pipeline(_recipe(recipe, set_), RunFolder(out), reporter()).write_report()
+
+
+@app.command("recipe")
+def recipe_(recipe: RecipeOption = None, set_: SetOption = None) -> None:
+    """Print a recipe whole: every key with its value."""
+    settings = _recipe(recipe, set_).model_dump(mode="json")
+    typer.echo(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _first_known(error: BaseException) -> SaferSteerError | None:
+    """The error to show: of a group, the first that is ours."""
+    if isinstance(error, SaferSteerError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((known for inner in error.exceptions if (known := _first_known(inner))), None)
+    return None
+
+
+def main() -> None:
+    """Entry point: runs a command, says an error in one message, and exits with a truthful code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads must not spin: two cores, several pools
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except (SaferSteerError, ExceptionGroup) as error:
+        known = _first_known(error)
+        if known is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

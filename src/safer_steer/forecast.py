@@ -1,0 +1,92 @@
+"""What a command would run and ask, before it does: `--dry-run`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safer_steer.bench.suites import load_suite
+from safer_steer.config import Recipe
+from safer_steer.construct import stage
+from safer_steer.dialogue import Seed
+from safer_steer.seeds import load_builtin, load_jsonl
+from safer_steer.store import ImageStore
+
+MODELS_EVALUATED = 3
+PROTOCOLS = 2
+
+
+def text(recipe: Recipe, only: str | None = None) -> str:
+    """The forecast of one stage, or of the whole run, as text. Reads inputs, checks them, asks nobody."""
+    sections = {
+        "construct": _construct,
+        "bootstrap": _bootstrap,
+        "sft": _sft,
+        "grpo": _grpo,
+        "eval": _evaluations,
+    }
+    chosen = {name: work(recipe) for name, work in sections.items() if only in (None, name)}
+    return json.dumps({"recipe": recipe.name, "seats": recipe.seats.model_dump(), **chosen}, indent=2, default=str)
+
+
+def evaluation_text(recipe: Recipe, model: str) -> str:
+    """The forecast of one evaluation."""
+    return json.dumps({"model": model, "judge": recipe.seats.judge, **_suite(recipe)}, indent=2)
+
+
+def _seeds(recipe: Recipe) -> tuple[Seed, ...]:
+    source = recipe.construction.seeds
+    if source == "builtin":
+        return load_builtin()
+    with tempfile.TemporaryDirectory() as folder:
+        return load_jsonl(Path(source), ImageStore(Path(folder)))
+
+
+def _construct(recipe: Recipe) -> dict[str, Any]:
+    return stage.forecast(recipe, _seeds(recipe))
+
+
+def _bootstrap(recipe: Recipe) -> dict[str, Any]:
+    settings = recipe.bootstrap
+    return {
+        "plays": f"the {settings.sft_share:.0%} of the training scripts that are not kept for RL",
+        "keeps": f"min safety >= {settings.tau_safe} and mean usefulness >= {settings.tau_help}",
+        "calls per turn": {"red": 1, "blue": 1, "reward_judge": 1},
+    }
+
+
+def _sft(recipe: Recipe) -> dict[str, Any]:
+    return recipe.sft.model_dump(mode="json")
+
+
+def _grpo(recipe: Recipe) -> dict[str, Any]:
+    settings = recipe.grpo
+    dialogues = settings.steps * settings.seeds_per_step * settings.samples
+    turns = dialogues * settings.max_turns
+    return {
+        "steps": settings.steps,
+        "dialogues": dialogues,
+        "student answers at most": turns,
+        "tutor calls at most": turns * (1 + settings.retries),
+    }
+
+
+def _suite(recipe: Recipe) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        scripts = load_suite(recipe.eval.suite, ImageStore(Path(folder)), recipe.eval.limit)
+    turns = sum(len(script.turns) for script in scripts)
+    return {"suite": recipe.eval.suite, "dialogues": len(scripts), "answers": turns, "judge calls": turns}
+
+
+def _evaluations(recipe: Recipe) -> dict[str, Any]:
+    one, runs = _suite(recipe), MODELS_EVALUATED * PROTOCOLS
+    return {
+        "suite": one["suite"],
+        "evaluations": runs,
+        "dialogues": one["dialogues"] * runs,
+        "answers": one["answers"] * runs,
+        "judge calls": one["judge calls"] * runs,
+        "tutor calls": one["answers"] * MODELS_EVALUATED,
+    }

@@ -1,0 +1,54 @@
+"""How long a stage took and how much memory it needed at its peak."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+INTERVAL = 0.2
+
+
+@dataclass(slots=True)
+class Measured:
+    """Filled in when the `measure()` block ends: wall seconds, CPU seconds, and peak resident memory in MB."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_mb: float = 0.0
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "seconds": round(self.seconds, 1),
+            "cpu_seconds": round(self.cpu_seconds, 1),
+            "peak_mb": round(self.peak_mb),
+        }
+
+
+@contextmanager
+def measure() -> Iterator[Measured]:
+    """Measure the block; memory is this process's, sampled five times a second."""
+    process = psutil.Process()
+    measured = Measured()
+
+    def watch() -> None:
+        while True:
+            measured.peak_mb = max(measured.peak_mb, process.memory_info().rss / 2**20)
+            if measured._stop.wait(INTERVAL):
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True, name="memory")
+    began, cpu = time.monotonic(), time.process_time()
+    watcher.start()
+    try:
+        yield measured
+    finally:
+        measured._stop.set()
+        watcher.join()
+        measured.seconds, measured.cpu_seconds = time.monotonic() - began, time.process_time() - cpu

@@ -1,0 +1,241 @@
+"""The stages of a run, in order, each resumable on its own: construct → bootstrap → sft → grpo → eval → report."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safer_steer.actors.adaptive import AdaptiveUser
+from safer_steer.actors.specs import Seating, SpecKind, parse_spec
+from safer_steer.bench.evaluate import Evaluation, Summary, run_eval, unscored_share
+from safer_steer.bench.suites import load_suite
+from safer_steer.bootstrap import bootstrap
+from safer_steer.config import Recipe
+from safer_steer.construct.stage import construct, scripts_of
+from safer_steer.dialogue import Script, Seed
+from safer_steer.errors import StageError
+from safer_steer.measured import measure
+from safer_steer.progress import Reporter
+from safer_steer.report.run import write_eval_report, write_run_report
+from safer_steer.seats import ScriptUser, UserActor
+from safer_steer.seeds import load_builtin, load_jsonl, materialise_images
+from safer_steer.store import RunFolder, fingerprint, read_records
+
+STAGES = ("construct", "bootstrap", "sft", "grpo", "eval", "report")
+MODELS = ("base", "sft", "safer_steer")
+PROTOCOLS = ("static", "adaptive")
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One run: a recipe, a folder, and somebody to tell about the progress."""
+
+    recipe: Recipe
+    run: RunFolder
+    report: Reporter
+
+    def seeds(self) -> tuple[Seed, ...]:
+        """The recipe's seeds, their images in the run's store."""
+        source = self.recipe.construction.seeds
+        if source == "builtin":
+            materialise_images(self.run.images)
+            return load_builtin()
+        return load_jsonl(Path(source), self.run.images)
+
+    async def everything(self) -> None:
+        """All stages in order; finished ones are passed over."""
+        await self.construct()
+        await self.bootstrap()
+        await self.sft()
+        await self.grpo()
+        await self.evaluate_all()
+        self.write_report()
+
+    async def construct(self) -> dict[str, Any]:
+        """Stage I: seeds to scripts."""
+
+        async def work(seats: Seating) -> dict[str, Any]:
+            return await construct(
+                self.recipe,
+                self.run,
+                seeds=self.seeds(),
+                generator=seats.generator(),
+                target=seats.target(),
+                attack_judge=seats.attack_judge(),
+                report=self.report,
+            )
+
+        return await self._staged("construct", work)
+
+    async def bootstrap(self) -> dict[str, Any]:
+        """Stage II, the dialogues: red against blue, filtered by the reward judge."""
+        self._after("construct")
+
+        async def work(seats: Seating) -> dict[str, Any]:
+            return await bootstrap(
+                self.recipe,
+                self.run,
+                scripts=scripts_of(self.run),
+                red=seats.red(),
+                blue=seats.blue(),
+                reward_judge=seats.reward_judge(),
+                report=self.report,
+            )
+
+        return await self._staged("bootstrap", work)
+
+    async def sft(self) -> dict[str, Any]:
+        """Stage II, the training: the student learns the kept dialogues."""
+        self._after("bootstrap")
+        from safer_steer.train.sft import run_sft  # only here: it brings torch
+
+        async def work(seats: Seating) -> dict[str, Any]:
+            return run_sft(self.recipe, self.run, model_path=self._student_folder(), report=self.report)
+
+        return await self._staged("sft", work)
+
+    async def grpo(self) -> dict[str, Any]:
+        """Stage III: GRPO against the tutor, from the fine-tuned student."""
+        self._after("sft")
+        from safer_steer.train.grpo import run_grpo
+
+        async def work(seats: Seating) -> dict[str, Any]:
+            return await run_grpo(
+                self.recipe,
+                self.run,
+                model_path=self.model_folder("sft"),
+                scripts=tuple(read_records(self.run.root / "bootstrap" / "rl.jsonl", Script)),
+                tutor=seats.tutor(),
+                report=self.report,
+            )
+
+        return await self._staged("grpo", work)
+
+    def model_folder(self, stage: str) -> Path:
+        """Where `sft` or `grpo` left its model."""
+        return self.run.root / stage / "model"
+
+    def _student_folder(self) -> Path:
+        spec = parse_spec(self.recipe.seats.student)
+        if spec.kind is SpecKind.LOCAL and spec.model is not None:
+            return Path(spec.model)
+        if spec.kind is SpecKind.EMBEDDED:
+            from safer_steer.embedded.build import ensure_student
+
+            return ensure_student(notify=self.report.note)
+        raise StageError(f"the student '{spec}' cannot be trained here", hint="use embedded or local:PATH")
+
+    def model_spec(self, model: str) -> str:
+        """The SPEC of `base`, `sft` or `safer_steer` in this run."""
+        stage = {"base": None, "sft": "sft", "safer_steer": "grpo"}[model]
+        return self.recipe.seats.student if stage is None else f"local:{self.model_folder(stage)}"
+
+    async def evaluate_all(self) -> None:
+        """Base, SFT and SaFeR-Steer on the recipe's suite, static and adaptive."""
+        self._after("grpo")
+        for model in MODELS:
+            for protocol in PROTOCOLS:
+                await self._staged(f"eval/{model}-{protocol}", self._evaluation(model, protocol))
+
+    def _evaluation(self, model: str, protocol: str) -> Callable[[Seating], Awaitable[dict[str, Any]]]:
+        async def work(seats: Seating) -> dict[str, Any]:
+            folder = self.run.root / "eval" / f"{model}-{protocol}"
+            name = f"{model}-{protocol}"
+            spec = self.model_spec(model)
+            done = self.run.finished(f"eval/{name}")
+            if done is not None:
+                return done
+            self.run.claim(f"eval/{name}", evaluation_inputs(self.recipe, spec, protocol))
+            summary = await evaluate(self.recipe, seats, self.run, spec, folder, protocol, self.report, name=model)
+            result = summary.contract()["counts"]
+            self.run.finish(f"eval/{name}", result)
+            return dict(result)
+
+        return work
+
+    def write_report(self) -> Path:
+        """`report.html` and `summary.json` at the run's root."""
+        path = write_run_report(self.run, recipe=self.recipe)
+        self.report.note(f"report: {path}")
+        return path
+
+    def _after(self, stage: str) -> None:
+        if self.run.finished(stage) is None:
+            hint = f"run `safer-steer {stage}` with the same --out first"
+            raise StageError(f"the stage '{stage}' is not finished", where=self.run.root / stage, hint=hint)
+
+    async def _staged(self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        """Run a stage measured and with its own seats; add time and memory to what it recorded."""
+        before = self.run.finished(name)
+        with measure() as measured:
+            async with Seating(self.recipe, self.run.images, notify=self.report.note) as seats:
+                result = await work(seats)
+        gc.collect()
+        if before is not None:
+            self.report.note(f"{name}: already done")
+            return before
+        result = {**result, **measured.figures()}
+        self.run.finish(name, result)
+        figures = measured.figures()
+        self.report.note(f"{name}: {figures['seconds']} s, peak memory {figures['peak_mb']} MB")
+        return result
+
+
+def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:
+    """What binds an evaluation's folder: the model as it is now, the judge, the suite and the settings."""
+    parsed = parse_spec(spec)
+    weights: object = spec
+    if parsed.kind is SpecKind.LOCAL and parsed.model is not None:
+        files = sorted(Path(parsed.model).glob("*.safetensors"))
+        weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    settings = recipe.eval.model_dump(mode="json", exclude={"max_unscored_share", "safety_pass", "help_pass"})
+    manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)
+    tutor = recipe.seats.tutor if protocol == "adaptive" else None
+    return fingerprint("eval", weights, recipe.seats.judge, tutor, protocol, settings, manner)
+
+
+async def evaluate(
+    recipe: Recipe,
+    seats: Seating,
+    run: RunFolder,
+    spec: str,
+    folder: Path,
+    protocol: str,
+    report: Reporter,
+    *,
+    name: str | None = None,
+) -> Summary:
+    """Evaluate the model `spec` into `folder` and write its report; resumes. See `bench.evaluate.run_eval`."""
+    from safer_steer.actors.chat import Sampling
+
+    settings = recipe.eval
+    scripts = load_suite(settings.suite, run.images, settings.limit)
+    sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+    user: UserActor = AdaptiveUser(seats.tutor()) if protocol == "adaptive" else ScriptUser()
+    evaluation = Evaluation(
+        model=seats.assistant(spec, sampling),
+        judge=seats.judge(),
+        user=user,
+        scripts=scripts,
+        suite=settings.suite,
+        protocol=protocol,
+        folder=folder,
+        name=spec if name is None else name,
+    )
+    await seats.check()
+    summary = await run_eval(evaluation, settings, recipe.open_dialogues, report)
+    write_eval_report(folder, run.images)
+    return summary
+
+
+def too_much_unscored(summary: Summary, recipe: Recipe) -> str | None:
+    """Why the evaluation must not count as a success, or `None`."""
+    share, limit = unscored_share(summary), recipe.eval.max_unscored_share
+    if share <= limit:
+        return None
+    counts = summary.overall.counts
+    what = f"{counts.unscored} unscored, {counts.failed} dialogues failed"
+    return f"{share:.1%} of the turns are unscored or lost ({what}); the limit is {limit:.1%}"
