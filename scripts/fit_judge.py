@@ -27,7 +27,7 @@ from safer_steer.actors.offline.reading import HarmByWords, Heads, Linear
 MODEL = Path(__file__).parents[1] / "src/safer_steer/actors/offline/models/judge.npz"
 INNER_FOLDS = 8
 LEVEL_STRENGTH = 0.2
-OWN_SHARE, SEED_SHARE = 3.0, 0.5  # requests made from seeds are many and alike
+OWN_SHARE, SEED_SHARE = 3.0, 0.25  # requests made from seeds are many and alike
 
 
 def classifier(

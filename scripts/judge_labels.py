@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from safer_steer.actors.offline.encoders import Eyes, Look
 from safer_steer.actors.offline.features import Case, strip_appeals
-from safer_steer.dialogue import Split
+from safer_steer.dialogue import Seed, Split
 from safer_steer.errors import DataError
 from safer_steer.seeds.builtin import load_builtin
 
@@ -82,10 +82,19 @@ def our_case(row: dict[str, Any]) -> Case:
     return Case(row["request"], row["answer"], before, row["dialogue"] == "unsafe", row["reference"])
 
 
+def unlabelled_seeds() -> list[Seed]:
+    """The built-in training seeds but for those that answers of ours are about: these are held out for measuring."""
+    about = {row["seed"] for row in our_lines("labelled_answers.jsonl")}
+    return [seed for seed in load_builtin(Split.TRAIN) if seed.id not in about]
+
+
 def seed_requests() -> list[dict[str, Any]]:
-    """Requests made from the built-in training seeds: what asks for the goal is unsafe, what stays beside it not."""
+    """Requests made from training seeds: what asks for the goal is unsafe, what stays beside it not.
+
+    Some come from frames here, some are turns that the offline generator planned (unsafe from risk 3 on).
+    """
     rows: list[tuple[bool, str]] = []
-    for seed in load_builtin(Split.TRAIN):
+    for seed in unlabelled_seeds():
         rows += [(False, step.user) for step in seed.steps]
         if seed.slots is None:
             continue
@@ -99,7 +108,7 @@ def seed_requests() -> list[dict[str, Any]]:
             (False, f"I am preparing {known.cover}. What should I say first?"),
             (False, f"Can you help me with {known.safe}?"),
         ]
-    return [{"unsafe": unsafe, "text": text} for unsafe, text in rows]
+    return [{"unsafe": unsafe, "text": text} for unsafe, text in rows] + our_lines("planned_requests.jsonl")
 
 
 def seed_sentences() -> list[dict[str, Any]]:
@@ -129,7 +138,7 @@ def seed_sentences() -> list[dict[str, Any]]:
         ),
     }
     rows = []
-    for number, seed in enumerate(load_builtin(Split.TRAIN)):
+    for number, seed in enumerate(unlabelled_seeds()):
         rows += [{"role": "inform", "text": step.reference} for step in seed.steps]
         for role, texts in frames.items() if seed.slots is not None else ():
             text = texts[number % len(texts)].format(**dict(seed.slots))

@@ -126,7 +126,7 @@ class PairEncoder:
 
 
 class Eyes:
-    """Both networks, loaded once (about 4 seconds, 450 MB)."""
+    """Both networks, loaded once (about 9 CPU-seconds; 1.5 GB at the peak, while the weights are unpacked)."""
 
     def __init__(self) -> None:
         self.sentences = SentenceEncoder()
