@@ -67,11 +67,11 @@ def stamp_views(root: Path, split: str, view: int) -> Iterator[Sample]:
             yield Sample(place(picture, rng), (caption,), str(path.relative_to(root)))
 
 
-def emoji_views(root: Path, style: str, plain: bool) -> Iterator[Sample]:
-    """The emoji of a style, centred on white, or moved, turned and coloured."""
+def emoji_views(root: Path, style: str) -> Iterator[Sample]:
+    """The emoji of a style, moved, turned and coloured."""
     for path, caption in emoji(root, style):
         if (picture := open_stamp(path)) is not None:
-            rng = None if plain else random.Random(f"{path.name}-{style}")
+            rng = random.Random(f"{path.name}-{style}")
             yield Sample(place(picture, rng), (caption,), f"emoji/{style}/{path.name}")
 
 
@@ -80,9 +80,7 @@ def split_words(vocabulary: list[str]) -> tuple[list[str], list[str]]:
     return [w for w in vocabulary if bucket(w, 10)], [w for w in vocabulary if not bucket(w, 10)]
 
 
-def cache_all(
-    root: Path, emoji_root: Path | None, vocabulary: list[str], tower: EfficientNetLite, folder: Path
-) -> None:
+def cache_all(root: Path, emoji_root: Path, vocabulary: list[str], tower: EfficientNetLite, folder: Path) -> None:
     """Every file the training reads, in the order in which it is wanted."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("test", "choose"):
@@ -93,9 +91,7 @@ def cache_all(
         cache(stamp_views(root, "train", view), tower, folder / f"stamps-train-{view}.pt", view == 0)
     cache(shapes(600, 11), tower, folder / "shapes-train.pt", True)
     cache(shapes(100, 12), tower, folder / "shapes-test.pt", False)
-    if emoji_root is not None:
-        cache(emoji_views(emoji_root, "modern", False), tower, folder / "emoji-train-modern.pt", False)
-        cache(emoji_views(emoji_root, "flat", True), tower, folder / "emoji-train-flat.pt", False)
+    cache(emoji_views(emoji_root, "modern"), tower, folder / "emoji-train-modern.pt", False)
     for name, words, fonts, seed in (
         ("known", train_words, TRAIN_FONTS, 21),
         ("new-words", new_words, TRAIN_FONTS, 22),

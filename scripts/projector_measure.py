@@ -1,5 +1,6 @@
 """The held-out numbers of a projector: captions, shapes, reading."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import torch
 from projector_cache import load_rows
 from projector_language import READ, SHOW, Likelihood, match, pictures
 from projector_start import Vocabulary
+from safetensors.torch import save_file
 from torch import Tensor
 
+from safer_steer.embedded.build import LANGUAGE_MODEL, TOWER, sha256_of, shipped
 from safer_steer.embedded.projector import Projector
 
 
@@ -69,3 +72,19 @@ def measure(
     shown = pictures(features, spoken(rows), tower, projector)
     report["shapes"] = match(score, projector, shown, SHOW, 10, 1, 0)
     return report
+
+
+def ship(state: dict[str, Tensor], report: dict[str, Any]) -> None:
+    """Write the projector (float16) and its card where the package looks for them."""
+    target = shipped("projector.safetensors")
+    half = {n: (t.half() if t.is_floating_point() else t).contiguous() for n, t in state.items()}
+    save_file(half, target)
+    target.chmod(0o644)
+    card = {
+        "projector_sha256": sha256_of(target),
+        "language_model": LANGUAGE_MODEL.package,
+        "vision_tower": TOWER.package,
+        "trained_on": ["tuxpaint-stamps-default (GPL-2, not copied)", "fluentui-emoji (MIT)", "pictures drawn by us"],
+        "held_out": report,
+    }
+    shipped("model_card.json").write_text(json.dumps(card, indent=2) + "\n")

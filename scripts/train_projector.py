@@ -27,7 +27,7 @@ from projector_language import (
     pictures,
     rivals,
 )
-from projector_measure import in_lexicon, measure, spoken
+from projector_measure import in_lexicon, measure, ship, spoken
 from projector_start import Vocabulary, content_words, fresh_projector, load_parameters
 from torch import Tensor
 from torch.nn import functional as F
@@ -153,7 +153,7 @@ def train_letters(projector: Projector, folder: Path, steps: int, keep: Callable
 def teaching(projector: Projector, tower: Any, vocabulary: Vocabulary, folder: Path) -> dict[str, Pictures]:
     """What the language stage is shown: stamps in every view, shapes, written words."""
     shown: dict[str, Pictures] = {}
-    for name, pattern in (("shapes", "shapes-train.pt"), ("words", "words-train-*.pt")):
+    for name, pattern in (("shapes", "shapes-train.pt"), ("words", "words-train-[01].pt")):
         rows, features = load_rows(folder, pattern)
         kept = in_lexicon(rows, vocabulary)
         shown[name] = pictures(features, spoken(rows), tower, projector).pick(kept)
@@ -208,44 +208,55 @@ def train_language(projector: Projector, shown: dict[str, Pictures], score: Like
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stamps", type=Path, required=True, help="folder of the tuxpaint stamps")
-    parser.add_argument("--emoji", type=Path, help="unpacked npm package fluentui-emoji (more captioned pictures)")
+    parser.add_argument("--stamps", type=Path, help="folder of the tuxpaint stamps (stage cache)")
+    parser.add_argument("--emoji", type=Path, help="unpacked npm package fluentui-emoji (stage cache)")
     parser.add_argument("--work", type=Path, required=True, help="folder for cached features and checkpoints")
-    parser.add_argument("--stage", choices=("cache", "words", "letters", "language", "measure"), required=True)
+    parser.add_argument("--stage", choices=("cache", "words", "letters", "language", "measure", "ship"), required=True)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--start", type=Path, help="checkpoint to start from")
     parser.add_argument("--reader", type=Path, help="checkpoint to take the reader's parameters from")
     parser.add_argument("--save", type=Path, help="checkpoint to write")
+    parser.add_argument("--report", type=Path, help="what the measure stage wrote, for the model card")
     parser.add_argument("--trials", type=int, default=3, help="candidate sets drawn per held-out image")
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.stage == "cache" and (options.stamps is None or options.emoji is None):
+        parser.error("the stage cache needs --stamps and --emoji")
+    return options
+
+
+def lexicon_words(tokenizer: Any) -> list[str]:
+    """Words to draw: whole-word tokens of three to twelve letters, common ones first."""
+    ordered = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    return [token[1:] for token, _ in ordered if re.fullmatch("Ġ[a-z]{3,12}", token)]
+
+
+def vocabulary_of(tokenizer: Any, folder: Path) -> Vocabulary:
+    """The words of the training captions, of the ImageNet classes, and plain nouns."""
+    rows = [*load_rows(folder, "stamps-train-0.pt")[0], *load_rows(folder, "emoji-train-*.pt")[0]]
+    class_words = json.loads(Path(__file__).with_name("imagenet_words.json").read_text())
+    nouns = Path(__file__).with_name("picture_nouns.txt").read_text().split()
+    return Vocabulary(tokenizer, [r["captions"][0] for r in rows], class_words, nouns)
 
 
 def main() -> None:
     """Run one stage."""
     options = arguments()
     torch.set_num_threads(options.threads)
+    if options.stage == "ship":
+        ship(torch.load(options.start, weights_only=True), json.loads(options.report.read_text()))
+        return
     sources = find_sources()
     language = SmolLM2File(sources.language_model)
-    tokenizer = language.tokenizer()
-    tower = load_tower(sources)
-    folder = options.work / "features"
-    class_words = json.loads(Path(__file__).with_name("imagenet_words.json").read_text())
-    nouns = Path(__file__).with_name("picture_nouns.txt").read_text().split()
+    tokenizer, tower, folder = language.tokenizer(), load_tower(sources), options.work / "features"
     if options.stage == "cache":
-        words = [
-            t[1:]
-            for t, _ in sorted(tokenizer.get_vocab().items(), key=lambda x: x[1])
-            if re.fullmatch("Ġ[a-z]{3,12}", t)
-        ]
-        cache_all(options.stamps, options.emoji, words, tower, folder)
+        cache_all(options.stamps, options.emoji, lexicon_words(tokenizer), tower, folder)
         return
-    captioned = [*load_rows(folder, "stamps-train-0.pt")[0], *load_rows(folder, "emoji-train-*.pt")[0]]
-    captions = [r["captions"][0] for r in captioned]
-    vocabulary = Vocabulary(tokenizer, captions, class_words, nouns)
+    vocabulary = vocabulary_of(tokenizer, folder)
     language_model = LlamaForCausalLM(language.config())
     language_model.load_state_dict(language.state(), strict=False)
     language_model.tie_weights()
+    score = Likelihood(language_model, tokenizer)
     projector = fresh_projector(vocabulary, language_model, tokenizer)
     for path, part in ((options.start, ""), (options.reader, "reader.")):
         if path is not None:
@@ -254,18 +265,16 @@ def main() -> None:
     def keep() -> None:
         torch.save(projector.state_dict(), options.save)
 
+    if options.stage == "measure":
+        report = measure(projector.eval(), tower, vocabulary, score, folder, options.trials)
+        options.save.write_text(json.dumps(report, indent=2) + "\n")
+        return
     if options.stage == "words":
         train_words(projector, tower, vocabulary, folder, options.steps)
     elif options.stage == "letters":
         train_letters(projector, folder, options.steps, keep)
-    elif options.stage == "language":
-        shown = teaching(projector, tower, vocabulary, folder)
-        train_language(projector, shown, Likelihood(language_model, tokenizer), options.steps, keep)
-    elif options.stage == "measure":
-        score = Likelihood(language_model, tokenizer)
-        report = measure(projector.eval(), tower, vocabulary, score, folder, options.trials)
-        options.save.write_text(json.dumps(report, indent=2) + "\n")
-        return
+    else:
+        train_language(projector, teaching(projector, tower, vocabulary, folder), score, options.steps, keep)
     keep()
 
 
