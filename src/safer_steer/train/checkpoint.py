@@ -1,0 +1,73 @@
+"""What a killed run needs to go on exactly where it was: one file, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from safer_steer.dialogue import Record
+from safer_steer.errors import StorageError
+from safer_steer.store import Journal, disk_errors, write_atomic, write_records
+from safer_steer.train.policy import Policy
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A policy and its optimiser after `step` steps, in one file. Everything random follows from seed and step."""
+
+    path: Path
+
+    def save(self, step: int, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+        """Replace the checkpoint; raises `StorageError`."""
+        buffer = io.BytesIO()
+        state = {"step": step, "policy": policy.state(), "optimizer": optimizer.state_dict()}
+        torch.save({**state, "rng": torch.get_rng_state()}, buffer)
+        write_atomic(self.path, buffer.getvalue())
+
+    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
+        """Load what `save` wrote and return its step; 0 where there is none. Raises `StorageError`."""
+        if not self.path.exists():
+            return 0
+        try:
+            with disk_errors(self.path):
+                state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            policy.restore(state["policy"])
+            optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"])
+            return int(state["step"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            hint = "delete it to start the stage's training afresh"
+            raise StorageError(f"is not a checkpoint of this model: {error}", where=self.path, hint=hint) from error
+
+
+def journal_until(
+    path: Path, record: type[R], step: int, step_of: Callable[[R], int], key: Callable[[R], str] | None = None
+) -> Journal[R]:
+    """The journal at `path` without the records of steps after `step`: a killed run repeats those steps.
+
+    Records go by `key`, or by their step where there is one record a step.
+    """
+    name = (lambda entry: str(step_of(entry))) if key is None else key
+    with Journal(path, record, name) as journal:  # cuts off a half-written last line
+        kept = [entry for entry in journal if step_of(entry) <= step]
+    write_records(path, kept)
+    return Journal(path, record, name)
+
+
+def weights_print(folder: Path) -> str:
+    """A fingerprint of a model folder's weights and configuration; reads every byte (1–2 GB a second)."""
+    digest = hashlib.sha256()
+    with disk_errors(folder):
+        for path in sorted(folder.iterdir()):
+            if path.suffix in (".safetensors", ".bin") or path.name == "config.json":
+                with path.open("rb") as file:
+                    digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]

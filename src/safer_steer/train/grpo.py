@@ -1,0 +1,230 @@
+"""Stage III: tutor-in-the-loop GRPO on one machine. Play K dialogues a script, compare, update, again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from safer_steer.actors.assistant import ChatAssistant
+from safer_steer.actors.chat import Sampling
+from safer_steer.actors.followup import FollowUp
+from safer_steer.actors.local import LocalModel
+from safer_steer.config import Recipe
+from safer_steer.dialogue import Record, Rollout, Script
+from safer_steer.errors import StageError
+from safer_steer.progress import Reporter
+from safer_steer.seats import Cast, Judge, ScriptUser
+from safer_steer.store import Journal, RunFolder, fingerprint
+from safer_steer.train.checkpoint import Checkpoint, journal_until, weights_print
+from safer_steer.train.export import save_merged
+from safer_steer.train.loss import Normalise
+from safer_steer.train.metrics import GrpoStep, describe, warnings, without_traces
+from safer_steer.train.playing import Played, play_step
+from safer_steer.train.policy import Policy
+from safer_steer.train.schedule import scripts_of_step, shortened
+from safer_steer.train.update import Updater
+
+STAGE = "grpo"
+
+
+class GrpoOptions(Record):
+    """What the recipe does not name yet. `benign_share` of the scripts played are benign ones."""
+
+    normalise: Normalise = Normalise.DAPO
+    benign_share: float = 0.25
+    transcripts_per_step: int = 8
+
+
+class Transcript(Record):
+    """One line of `rollouts.jsonl`: a dialogue of step `step`, to be read."""
+
+    step: int
+    rollout: Rollout
+
+
+def run_grpo(
+    recipe: Recipe,
+    run: RunFolder,
+    model_path: Path,
+    *,
+    scripts: Iterable[Script],
+    tutor: Judge,
+    report: Reporter,
+    options: GrpoOptions | None = None,
+) -> dict[str, Any]:
+    """`grpo` in an event loop of its own: for callers that are not in one."""
+    return asyncio.run(grpo(recipe, run, model_path, scripts=scripts, tutor=tutor, report=report, options=options))
+
+
+async def grpo(
+    recipe: Recipe,
+    run: RunFolder,
+    model_path: Path,
+    *,
+    scripts: Iterable[Script],
+    tutor: Judge,
+    report: Reporter,
+    options: GrpoOptions | None = None,
+) -> dict[str, Any]:
+    """Train the model in `model_path` on `scripts` against `tutor`; the result is `grpo/model`. Resumes.
+
+    Returns the counts, at once if the stage is done. Raises `StageError` when there is nothing to play or no step
+    has a group to learn from, `StorageError`, `WeightsError`.
+    """
+    chosen = GrpoOptions() if options is None else options
+    pool = [shortened(script, recipe.grpo.max_turns) for script in scripts]
+    if not pool:
+        raise StageError("there are no scripts to play", where=STAGE, hint="run bootstrap first")
+    people = (tutor.stamp.model_dump(), weights_print(model_path))
+    run.claim(STAGE, fingerprint(STAGE, _settings(recipe, chosen), sorted(s.to_json() for s in pool), people))
+    done = run.finished(STAGE)
+    if done is not None:
+        return done
+    policy = Policy.load(model_path, recipe.grpo.lora, seed=recipe.seed)
+    trainer = Trainer(recipe, run, policy, tutor, pool, report, chosen)
+    try:
+        steps = await trainer.run()
+    finally:
+        await trainer.student.aclose()
+    if not any(step.groups for step in steps):
+        hint = "raise grpo.samples or grpo.temperature, or look at the tutor's verdicts in grpo/rollouts.jsonl"
+        raise StageError("no group ever had anything to teach", where=STAGE, hint=hint)
+    save_merged(policy, run.stage(STAGE) / "model")
+    result = summary(steps)
+    run.finish(STAGE, result)
+    return result
+
+
+def _settings(recipe: Recipe, options: GrpoOptions) -> tuple[object, ...]:
+    dumped = recipe.grpo.model_dump(mode="json")
+    return recipe.seed, recipe.answer_format, recipe.system_prompt, dumped, options.model_dump(mode="json")
+
+
+class Trainer:
+    """One run of GRPO: the student it plays and updates, and the journals it writes."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        policy: Policy,
+        tutor: Judge,
+        scripts: Sequence[Script],
+        report: Reporter,
+        options: GrpoOptions,
+    ) -> None:
+        config = recipe.grpo
+        self._recipe, self._config, self._options = recipe, config, options
+        self._scripts, self._report, self._policy = scripts, report, policy
+        self._folder = run.stage(STAGE)
+        self.student = LocalModel(
+            policy.model, policy.processor, name="student", images=run.images,
+            max_batch=recipe.open_dialogues, seed=recipe.seed,
+        )  # fmt: skip
+        sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
+        assistant = ChatAssistant(
+            self.student, sampling,
+            answer_format=recipe.answer_format, system=recipe.system_prompt, seed=recipe.seed,
+        )  # fmt: skip
+        self._cast = Cast(FollowUp() if config.feedback else ScriptUser(), assistant, tutor)
+        self._optimizer = torch.optim.AdamW(
+            policy.trainable.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self._update = Updater(
+            policy, self._optimizer, self.student.tokens, self.student.banned, config, options.normalise
+        )
+
+    async def run(self) -> list[GrpoStep]:
+        """Every step that is still to do; returns the metrics of all steps, those before a restart included."""
+        checkpoint = Checkpoint(self._folder / "checkpoint" / "state.pt")
+        start = checkpoint.restore(self._policy, self._optimizer)
+        metrics = journal_until(self._folder / "metrics.jsonl", GrpoStep, start, lambda line: line.step)
+        transcripts = journal_until(
+            self._folder / "rollouts.jsonl", Transcript, start, lambda line: line.step, lambda line: line.rollout.key
+        )
+        steps, warned = list(metrics), set[str]()
+        with metrics, transcripts, self._report.stage(STAGE, self._config.steps - start):
+            for step in range(start + 1, self._config.steps + 1):
+                line = await self._step(step, transcripts)
+                metrics.append(line)
+                steps.append(line)
+                if step % self._config.checkpoint_every == 0 or step == self._config.steps:
+                    checkpoint.save(step, self._policy, self._optimizer)
+                for warning in warnings(steps):
+                    if warning not in warned:
+                        self._report.note(f"grpo step {step}: {warning}")
+                        warned.add(warning)
+                self._report.advance(**_facts(line))
+        return steps
+
+    async def _step(self, step: int, transcripts: Journal[Transcript]) -> GrpoStep:
+        config, began = self._config, time.monotonic()
+        scripts = scripts_of_step(
+            self._scripts, step, config.seeds_per_step, self._options.benign_share, self._recipe.seed
+        )
+        played = await play_step(scripts, self._cast, config, step, self._recipe.open_dialogues)
+        middle = time.monotonic()
+        for rollout in played.rollouts[:: max(1, len(played.rollouts) // self._options.transcripts_per_step)]:
+            transcripts.append(Transcript(step=step, rollout=without_traces(rollout)))
+        learned = self._learn(played)
+        seconds = middle - began
+        values = describe(step, played, config)
+        return GrpoStep(
+            **values,
+            **learned,
+            rollout_seconds=round(seconds, 3),
+            update_seconds=round(time.monotonic() - middle, 3),
+            tokens_per_second=round(values["answer_tokens"] * values["turns"] / seconds, 1),
+        )
+
+    def _learn(self, played: Played) -> dict[str, Any]:
+        """Update on the groups, if there are any; what the step's metrics say of it."""
+        if not played.groups:
+            return {}
+        with self.student.exclusive():
+            done = self._update(played.groups)
+        return {
+            "loss": done.loss,
+            "grad_norm": done.grad_norm,
+            "kl": done.kl,
+            "clipped": done.clipped,
+            "drift": done.drift,
+            "trained_tokens": done.tokens,
+        }
+
+
+def _facts(line: GrpoStep) -> dict[str, Any]:
+    """What the progress bar shows."""
+    shown = {"reward": line.reward, "safety": line.unsafe_safety, "kl": line.kl, "over-refusal": line.over_refusal}
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def summary(steps: Sequence[GrpoStep]) -> dict[str, Any]:
+    """Counts and the ends of the reward curve, for `stage.json`."""
+    dropped: dict[str, int] = {}
+    for step in steps:
+        for reason, number in step.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + number
+    rewards = [step.reward for step in steps if step.reward is not None]
+    ends = max(1, len(rewards) // 4)
+    return {
+        "steps": len(steps),
+        "dialogues": sum(step.dialogues for step in steps),
+        "turns": sum(step.turns for step in steps),
+        "unscored": sum(step.unscored for step in steps),
+        "format_failures": sum(step.format_failures for step in steps),
+        "groups": sum(step.groups for step in steps),
+        "dropped": dropped,
+        "replays": sum(step.replays for step in steps),
+        "reward_first_quarter": fmean(rewards[:ends]) if rewards else None,
+        "reward_last_quarter": fmean(rewards[-ends:]) if rewards else None,
+        "rollout_seconds": round(sum(step.rollout_seconds for step in steps), 1),
+        "update_seconds": round(sum(step.update_seconds for step in steps), 1),
+        "warnings": warnings(steps),
+    }

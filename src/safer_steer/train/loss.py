@@ -1,0 +1,161 @@
+"""The losses, on the assistant's tokens alone, without a logit that is not needed.
+
+SFT: the mean of −log π over the batch's answer tokens. GRPO: per token, with ρ = π / π_sampling,
+
+    −min(ρ·A, clip(ρ, 1−ε, 1+ε)·A) + β·(exp(log π_ref − log π) − (log π_ref − log π) − 1)
+
+which at ρ = 1 has the gradient of the paper's `−A·log π + β·KL`. `Normalise` says how tokens are added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from safer_steer.actors.local import log_policy
+from safer_steer.train.batch import Tokens
+
+CHUNK = 512
+"""How many positions get their vocabulary-wide logits at a time (100 MB each at 49k words, 312 MB at 152k)."""
+
+
+class Normalise(StrEnum):
+    """How a batch's token losses become one number.
+
+    With D dialogues of n_i answer tokens: `PAPER` sums each dialogue's tokens and averages over dialogues, as in the
+    paper's formula; `DAPO` divides the same sum by all Σ n_i tokens, so that its size does not grow with length;
+    `DR_GRPO` divides it by the constant D · (longest answer allowed) · (most turns); `GRPO` averages each dialogue
+    over its own tokens first, so that a token of a short dialogue weighs more. The first three agree in direction.
+    """
+
+    PAPER = "paper"
+    GRPO = "grpo"
+    DAPO = "dapo"
+    DR_GRPO = "dr_grpo"
+
+
+def dialogue_weights(lengths: Sequence[int], normalise: Normalise, most_tokens: int) -> list[float]:
+    """What each token of a dialogue counts, one weight per dialogue of `lengths` answer tokens.
+
+    `most_tokens` is the most that a dialogue may have, for `DR_GRPO`.
+
+    >>> [dialogue_weights([1, 3], kind, 10) for kind in Normalise]
+    [[0.5, 0.5], [0.5, 0.16666666666666666], [0.25, 0.25], [0.05, 0.05]]
+    """
+    match normalise:
+        case Normalise.PAPER:
+            return [1 / len(lengths)] * len(lengths)
+        case Normalise.GRPO:
+            return [1 / (len(lengths) * length) for length in lengths]
+        case Normalise.DAPO:
+            return [1 / sum(lengths)] * len(lengths)
+        case Normalise.DR_GRPO:
+            return [1 / (len(lengths) * most_tokens)] * len(lengths)
+
+
+def token_logprobs(
+    model: nn.Module, tokens: Tokens, *, temperature: float = 1.0, banned: Tensor | None = None
+) -> Tensor:
+    """(N,) log-probabilities of the assistant's tokens under `softmax(logits / temperature)` without `banned`.
+
+    The language model's head sees only the N positions that predict them, `CHUNK` at a time; their logits are
+    computed again on the way back instead of being kept.
+    """
+    hidden = _last_hidden(model, tokens)[:, :-1][tokens.targets]
+    nowhere = torch.empty(0, dtype=torch.long, device=hidden.device) if banned is None else banned
+
+    def score(states: Tensor, ids: Tensor) -> Tensor:
+        return log_policy(_head(model)(states), temperature, nowhere).gather(-1, ids[:, None])[:, 0]
+
+    chunks = zip(hidden.split(CHUNK), tokens.next_ids.split(CHUNK), strict=True)
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(score, states, ids, use_reentrant=False) for states, ids in chunks])
+    return torch.cat([score(states, ids) for states, ids in chunks])
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLoss:
+    """The loss of a micro-batch (its share of the batch's) and what to watch: sums over its N tokens, detached."""
+
+    loss: Tensor
+    kl: float
+    clipped: int
+    drift: float
+    """Σ |log π − log π_sampling|: at the first update, how well rollout and training agree."""
+
+
+def policy_loss(
+    logprobs: Tensor,
+    sampled: Tensor,
+    reference: Tensor | None,
+    advantages: Tensor,
+    weights: Tensor,
+    *,
+    clip: float,
+    beta: float,
+) -> PolicyLoss:
+    """GRPO's loss from N tokens' log-probabilities (now, when sampled, under the reference), advantages and weights.
+
+    Without a `reference` there is no KL term, whatever β.
+    """
+    ratio = (logprobs - sampled).exp()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    divergence = torch.zeros_like(logprobs) if reference is None else kl_k3(logprobs, reference)
+    loss = ((beta * divergence - surrogate) * weights).sum()
+    with torch.no_grad():
+        outside = ((ratio - 1).abs() > clip) & ((ratio > 1) == (advantages > 0))
+        return PolicyLoss(
+            loss=loss,
+            kl=float(divergence.sum()),
+            clipped=int(outside.sum()),
+            drift=float((logprobs - sampled).abs().sum()),
+        )
+
+
+def kl_k3(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """GRPO's estimate of KL(π‖π_ref) per token, `exp(d) − d − 1` with d = log π_ref − log π: unbiased, never negative.
+
+    >>> kl_k3(torch.tensor([0.0]), torch.tensor([0.0]))
+    tensor([0.])
+    """
+    difference = reference - logprobs
+    return difference.exp() - difference - 1
+
+
+def _head(model: Any) -> nn.Module:
+    """The language model's head, behind adapters or not."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"{type(model).__name__} has no output embeddings")
+    return head
+
+
+def _last_hidden(model: nn.Module, tokens: Tokens) -> Tensor:
+    """(B, L, width) what the head would be given; the head itself computes a single position."""
+    with _watch(_head(model)) as seen:
+        model(input_ids=tokens.ids, use_cache=False, **tokens.images)
+    (hidden,) = seen
+    return hidden
+
+
+@contextmanager
+def _watch(head: nn.Module) -> Iterator[list[Tensor]]:
+    """Catch what goes into `head`, and let it compute only the first position of it."""
+    seen: list[Tensor] = []
+
+    def catch(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        seen.append(inputs[0])
+        return (inputs[0][:, :1].detach(),)
+
+    handle = head.register_forward_pre_hook(catch)
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -1,0 +1,168 @@
+"""What a GRPO step looked like, and the early signs of a reward being gamed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from safer_steer.config import GrpoConfig
+from safer_steer.dialogue import AnswerState, FinishReason, Record, Rollout, Turn
+from safer_steer.reward import shaped_rewards, turn_returns
+from safer_steer.train.playing import Played
+from safer_steer.train.trajectory import turn_rewards
+from safer_steer.verdict import Scored
+
+OVER_REFUSAL = 5
+"""The rubric's safety level for refusing a safe request."""
+WINDOW = 4
+"""How many steps at the beginning and at the end are compared by `warnings`."""
+
+
+class GrpoStep(Record):
+    """One line of `metrics.jsonl`. Means are over what was scored, and `None` where nothing was.
+
+    `reward` is the mean turn reward, `return_mean` the mean over dialogues of `R` (at their first turn); the
+    `*_by_turn` lists run from turn 1. `benign_*` are over benign dialogues: `over_refusal` is the share of their
+    turns graded as refusing a safe request. `dropped` counts groups by reason. `drift` is the mean |log π − log π|
+    between rollout and training at the first update: numerical disagreement, not learning.
+    """
+
+    step: int
+    dialogues: int
+    groups: int
+    dropped: Mapping[str, int]
+    replays: int
+    turns: int
+    unscored: int
+    format_failures: int
+    reward: float | None
+    return_mean: float | None
+    reward_by_turn: tuple[float | None, ...]
+    safety_by_turn: tuple[float | None, ...]
+    unsafe_safety: float | None
+    usefulness: float | None
+    faithfulness: float | None
+    benign_safety: float | None
+    benign_usefulness: float | None
+    over_refusal: float | None
+    answer_tokens: float
+    truncated: float
+    repetitive: float
+    distinct: float
+    loss: float | None = None
+    kl: float | None = None
+    clipped: float | None = None
+    drift: float | None = None
+    grad_norm: float | None = None
+    trained_tokens: int = 0
+    rollout_seconds: float = 0.0
+    update_seconds: float = 0.0
+    tokens_per_second: float = 0.0
+
+
+def describe(step: int, played: Played, config: GrpoConfig) -> dict[str, Any]:
+    """Everything of a `GrpoStep` that the rollouts say."""
+    rollouts = played.rollouts
+    turns = [turn for rollout in rollouts for turn in rollout.turns]
+    scored = [turn for turn in turns if isinstance(turn.verdict, Scored)]
+    benign = [turn for rollout in rollouts if not rollout.script.is_unsafe for turn in rollout.turns]
+    unsafe = [turn for rollout in rollouts if rollout.script.is_unsafe for turn in rollout.turns]
+    complete = [rollout for rollout in rollouts if all(_rewarded(turn) for turn in rollout.turns) and rollout.turns]
+    rewards = [turn_rewards(rollout, config) for rollout in complete]
+    texts = [turn.answer.text for turn in turns]
+    return {
+        "step": step,
+        "dialogues": len(rollouts),
+        "groups": len(played.groups),
+        "dropped": played.drop_counts,
+        "replays": played.replays,
+        "turns": len(turns),
+        "unscored": sum(not _rewarded(turn) for turn in turns),
+        "format_failures": sum(turn.answer.state is not AnswerState.OK for turn in turns),
+        "reward": _mean(value for row in rewards for value in row),
+        "return_mean": _mean(
+            turn_returns(shaped_rewards(row, config.shaping, config.alpha), config.credit)[0] for row in rewards
+        ),
+        "reward_by_turn": _by_turn(rewards),
+        "safety_by_turn": _by_turn([[_score(turn, "safety") for turn in rollout.turns] for rollout in rollouts]),
+        "unsafe_safety": _mean(_score(turn, "safety") for turn in unsafe),
+        "usefulness": _mean(_score(turn, "usefulness") for turn in scored),
+        "faithfulness": _mean(_score(turn, "faithfulness") for turn in scored),
+        "benign_safety": _mean(_score(turn, "safety") for turn in benign),
+        "benign_usefulness": _mean(_score(turn, "usefulness") for turn in benign),
+        "over_refusal": _mean(
+            None if (score := _score(turn, "safety")) is None else float(score == OVER_REFUSAL) for turn in benign
+        ),
+        "answer_tokens": _mean(_written(turn) for turn in turns) or 0.0,
+        "truncated": _mean(float(turn.answer.finish is FinishReason.LENGTH) for turn in turns) or 0.0,
+        "repetitive": _mean(float(repeats(text)) for text in texts) or 0.0,
+        "distinct": len(set(texts)) / len(texts) if texts else 0.0,
+    }
+
+
+def repeats(text: str, most: float = 0.4) -> bool:
+    """Whether more than `most` of a text's word triples have been said before in it.
+
+    >>> repeats("no no no no no no no no"), repeats("I cannot help with that, but I can help you stay safe.")
+    (True, False)
+    """
+    words = text.lower().split()
+    triples = Counter(zip(words, words[1:], words[2:], strict=False))
+    return bool(triples) and 1 - len(triples) / triples.total() > most
+
+
+def warnings(steps: Sequence[GrpoStep]) -> list[str]:
+    """Early signs that the reward is gamed, comparing the last `WINDOW` steps with the first ones. Empty: none seen."""
+    if len(steps) < 2 * WINDOW:
+        return []
+    first, last = steps[:WINDOW], steps[-WINDOW:]
+
+    def change(name: str) -> float:
+        before, after = (_mean(getattr(step, name) for step in part) for part in (first, last))
+        return 0.0 if before is None or after is None else after - before
+
+    found = []
+    if change("reward") > 0.03 and change("benign_usefulness") < -1.0:
+        found.append(f"the reward rises while benign usefulness falls by {-change('benign_usefulness'):.1f}")
+    if (_mean(step.over_refusal for step in last) or 0.0) > 0.5:
+        found.append("more than half of the benign turns are refused")
+    if (_mean(step.repetitive for step in last) or 0.0) > 0.3:
+        found.append("many answers repeat themselves")
+    if (_mean(step.distinct for step in last) or 0.0) < 0.3:
+        found.append("most answers are word for word the same")
+    return found
+
+
+def _rewarded(turn: Turn) -> bool:
+    return isinstance(turn.verdict, Scored) or turn.answer.state is not AnswerState.OK
+
+
+def _score(turn: Turn, name: str) -> float | None:
+    return turn.verdict.scores.get(name) if isinstance(turn.verdict, Scored) else None
+
+
+def _written(turn: Turn) -> float | None:
+    return None if turn.answer.trace is None else float(len(turn.answer.trace.response))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _by_turn(rows: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
+    columns: defaultdict[int, list[float | None]] = defaultdict(list)
+    for row in rows:
+        for index, value in enumerate(row):
+            columns[index].append(value)
+    return tuple(_mean(columns[index]) for index in range(len(columns)))
+
+
+def without_traces(rollout: Rollout) -> Rollout:
+    """A rollout for people to read: the token traces left out."""
+    turns = [
+        turn.model_copy(update={"answer": turn.answer.model_copy(update={"trace": None})}) for turn in rollout.turns
+    ]
+    return rollout.model_copy(update={"turns": tuple(turns)})

@@ -1,0 +1,114 @@
+"""The student in training: a model, the part of it that learns, and the reference it is held to."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLora
+from peft import get_peft_model
+from torch import Tensor, nn
+
+from safer_steer.actors.local import use_onednn
+from safer_steer.actors.local.loading import load_model
+from safer_steer.config import LoraConfig
+from safer_steer.errors import ConfigError
+
+EYES = ("vision", "visual", "projector", "connector", "merger")
+"""What the frozen parts' module names contain: vision towers and projectors of the transformers families."""
+
+
+class Policy:
+    """A model whose language part learns, by LoRA adapters or whole; vision tower and projector stay frozen.
+
+    The model stays in evaluation mode (no dropout), so that what is trained is what sampled. The reference is the
+    model with its adapters switched off, or a frozen copy, made when the policy is.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, lora: LoraConfig | None, *, seed: int = 0) -> None:
+        self.processor, self.lora = processor, lora
+        model.requires_grad_(False).eval()
+        self._copy: nn.Module | None = None
+        if lora is not None:
+            model = adapted(model, lora, seed)
+        else:
+            self._copy = copy.deepcopy(model)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(not sees(name) and parameter.is_floating_point())
+        self.model = model
+        use_onednn(model)
+
+    @classmethod
+    def load(cls, path: Path, lora: LoraConfig | None, *, seed: int = 0, device: torch.device | None = None) -> Policy:
+        """The model folder `path` ready to train, on `device` (a GPU if there is one). Raises `WeightsError`."""
+        model, processor = load_model(path)
+        chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
+        return cls(model.to(chosen), processor, lora, seed=seed)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What learns, by name."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    @contextmanager
+    def reference(self) -> Iterator[nn.Module]:
+        """The model as it was before training, without gradients."""
+        with torch.no_grad():
+            if self._copy is not None:
+                yield self._copy
+            else:
+                model: Any = self.model
+                with model.disable_adapter():
+                    yield model
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of what learns."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.trainable.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave; raises ValueError for another model's."""
+        trainable = self.trainable
+        if trainable.keys() != state.keys():
+            raise ValueError("the checkpoint holds other weights than this model trains")
+        with torch.no_grad():
+            for name, parameter in trainable.items():
+                parameter.copy_(state[name])
+
+
+def sees(name: str) -> bool:
+    """Whether a module or parameter belongs to a vision tower or projector, by its name.
+
+    >>> sees("model.visual.blocks.0.attn.q_proj"), sees("model.language_model.layers.0.self_attn.q_proj")
+    (True, False)
+    """
+    return any(eye in part for part in name.lower().split(".") for eye in EYES)
+
+
+def lora_targets(model: nn.Module, suffixes: tuple[str, ...]) -> list[str]:
+    """Full names of the language part's modules that are called one of `suffixes`; raises `ConfigError` for none."""
+    names = [name for name, _ in model.named_modules()]
+    found = [name for name in names if name.rpartition(".")[2] in suffixes and not sees(name)]
+    if not found:
+        raise ConfigError(f"no module is named {', '.join(suffixes)}", where="lora.targets", hint="name linear layers")
+    return found
+
+
+def adapted(model: nn.Module, lora: LoraConfig, seed: int) -> nn.Module:
+    """`model` with fresh LoRA adapters (they change nothing yet), drawn from `seed`."""
+    settings = PeftLora(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=lora_targets(model, lora.targets), lora_dropout=0.0
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by the old name
+        torch.manual_seed(seed)
+        adapted: nn.Module = get_peft_model(model, settings)
+    return adapted.eval()

@@ -1,0 +1,140 @@
+"""The policy update of a GRPO step: the groups' trajectories to one (or a few) optimiser steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from safer_steer.actors.local import DialogueTokenizer
+from safer_steer.config import GrpoConfig
+from safer_steer.errors import StageError
+from safer_steer.train.batch import Tokens, answer_tokens, micro_batches, tokens_of
+from safer_steer.train.loss import Normalise, PolicyLoss, dialogue_weights, policy_loss, token_logprobs
+from safer_steer.train.policy import Policy
+from safer_steer.train.trajectory import Group, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """What an update did: of the last optimiser step the loss, gradient norm, and per-token means of KL and the
+    share clipped; of the first one, where nothing was learned yet, the rollout's numerical `drift`."""
+
+    loss: float
+    grad_norm: float
+    kl: float
+    clipped: float
+    drift: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A micro-batch on the device, N answer tokens; one number per token."""
+
+    tokens: Tokens
+    sampled: Tensor
+    advantages: Tensor
+    weights: Tensor
+    reference: Tensor | None
+
+
+class Updater:
+    """Turns groups into optimiser steps. `banned` are the tokens that the sampling policy cannot write."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        tokenizer: DialogueTokenizer,
+        banned: Sequence[int],
+        config: GrpoConfig,
+        normalise: Normalise,
+    ) -> None:
+        self._policy, self._optimizer, self._tokenizer = policy, optimizer, tokenizer
+        self._banned = torch.tensor(banned, dtype=torch.long, device=policy.device)
+        self._config, self._normalise = config, normalise
+
+    def __call__(self, groups: Sequence[Group]) -> Updated:
+        """`config.updates_per_batch` optimiser steps on all trajectories of `groups`.
+
+        Raises `StageError` when the gradient is not finite; the weights stay as they were.
+        """
+        trajectories = [item for group in groups for item in group.trajectories]
+        parts = self._parts(trajectories)
+        tokens = answer_tokens(trajectories)
+        first = last = self._step(parts)
+        for _ in range(self._config.updates_per_batch - 1):
+            last = self._step(parts)
+        (losses, norm), (beginning, _) = last, first
+        return Updated(
+            loss=sum(float(part.loss) for part in losses),
+            grad_norm=norm,
+            kl=sum(part.kl for part in losses) / tokens,
+            clipped=sum(part.clipped for part in losses) / tokens,
+            drift=sum(part.drift for part in beginning) / tokens,
+            tokens=tokens,
+        )
+
+    def _parts(self, trajectories: Sequence[Trajectory]) -> list[_Part]:
+        """Micro-batches, neighbours in length together, with the reference's log-probabilities."""
+        lengths = [answer_tokens([item]) for item in trajectories]
+        weights = dialogue_weights(lengths, self._normalise, self._config.max_tokens * self._config.max_turns)
+        weight_of = dict(zip(map(id, trajectories), weights, strict=True))
+        parts = []
+        for items in micro_batches(trajectories, self._config.micro_batch):
+            tokens = tokens_of(items, self._tokenizer, self._policy.device)
+            parts.append(
+                _Part(
+                    tokens=tokens,
+                    sampled=self._on_answers(items, [item.logprobs for item in items]),
+                    advantages=self._on_answers(items, [item.token_advantages for item in items]),
+                    weights=self._on_answers(items, [[weight_of[id(item)]] * len(item.ids) for item in items]),
+                    reference=self._reference(tokens),
+                )
+            )
+        return parts
+
+    def _on_answers(self, items: Sequence[Trajectory], rows: Sequence[Sequence[float]]) -> Tensor:
+        """(N,) the values of the assistant's tokens, row by row."""
+        kept = [
+            value
+            for item, row in zip(items, rows, strict=True)
+            for value, mine in zip(row, item.mask, strict=True)
+            if mine
+        ]
+        return torch.tensor(kept, dtype=torch.float32, device=self._policy.device)
+
+    def _reference(self, tokens: Tokens) -> Tensor | None:
+        if self._config.beta == 0:
+            return None
+        with self._policy.reference() as model:
+            return self._logprobs(model, tokens)
+
+    def _logprobs(self, model: torch.nn.Module, tokens: Tokens) -> Tensor:
+        return token_logprobs(model, tokens, temperature=self._config.temperature, banned=self._banned)
+
+    def _step(self, parts: Sequence[_Part]) -> tuple[list[PolicyLoss], float]:
+        self._optimizer.zero_grad(set_to_none=True)
+        results = []
+        for part in parts:
+            result = policy_loss(
+                self._logprobs(self._policy.model, part.tokens),
+                part.sampled,
+                part.reference,
+                part.advantages,
+                part.weights,
+                clip=self._config.clip,
+                beta=self._config.beta,
+            )
+            result.loss.backward()
+            results.append(replace(result, loss=result.loss.detach()))
+        norm = float(torch.nn.utils.clip_grad_norm_(self._policy.trainable.values(), self._config.max_grad_norm))
+        if not math.isfinite(norm):
+            hint = "lower grpo.learning_rate and resume from the last checkpoint"
+            raise StageError("the gradient is not finite", where="grpo", hint=hint)
+        self._optimizer.step()
+        return results, norm

@@ -1,0 +1,104 @@
+"""Tutor-in-the-loop GRPO with a tiny student: it learns, it resumes exactly, and what was not scored is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from people import ToldJudge
+from safer_steer.actors.local import LocalModel
+from safer_steer.dialogue import History
+from safer_steer.errors import StageError, StorageError
+from safer_steer.progress import Silent
+from safer_steer.store import RunFolder, read_records
+from safer_steer.train.grpo import Transcript, run_grpo
+from safer_steer.train.metrics import GrpoStep
+from safer_steer.verdict import Unscored, UnscoredReason, Verdict
+from tiny_training import Killed, graded, likes_letters, model_folder, tiny_recipe, tiny_scripts, tutor
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("model"))
+
+
+def go(root: Path, start: Path, judge: ToldJudge, **grpo: object) -> dict[str, Any]:
+    run = RunFolder(root)
+    recipe = tiny_recipe(grpo=grpo)
+    return run_grpo(recipe, run, start, scripts=tiny_scripts(run), tutor=judge, report=Silent())
+
+
+def metrics(root: Path) -> list[GrpoStep]:
+    return list(read_records(root / "grpo" / "metrics.jsonl", GrpoStep))
+
+
+def learned(lines: list[GrpoStep]) -> list[tuple[object, ...]]:
+    """All that must come out the same again: everything but the clock."""
+    clock = {"rollout_seconds", "update_seconds", "tokens_per_second"}
+    return [tuple(line.model_dump(exclude=clock).items()) for line in lines]
+
+
+def test_the_student_learns_what_the_tutor_likes(tmp_path: Path, start: Path) -> None:
+    result = go(tmp_path, start, tutor(likes_letters), steps=12, samples=8)
+    rewards = [line.reward for line in metrics(tmp_path)]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.3, rewards
+    assert result["reward_last_quarter"] > result["reward_first_quarter"]
+    first = metrics(tmp_path)[0]
+    assert first.kl == pytest.approx(0, abs=1e-6) and first.drift < 1e-4 and first.clipped == 0
+    assert metrics(tmp_path)[-1].kl > 1e-4
+    LocalModel.load(tmp_path / "grpo" / "model")
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, start: Path) -> None:
+    whole = go(tmp_path / "whole", start, tutor(likes_letters))
+    with pytest.raises(BaseException) as error:
+        go(tmp_path / "cut", start, tutor(likes_letters, kill_at=50))
+    assert error.group_contains(Killed) if isinstance(error.value, BaseExceptionGroup) else error.type is Killed
+    assert 0 < len(metrics(tmp_path / "cut")) < 4
+    again = go(tmp_path / "cut", start, tutor(likes_letters))
+    assert learned(metrics(tmp_path / "cut")) == learned(metrics(tmp_path / "whole"))
+    clock = {"rollout_seconds", "update_seconds"}
+    assert {k: v for k, v in again.items() if k not in clock} == {k: v for k, v in whole.items() if k not in clock}
+    for name in ("whole", "cut"):
+        keys = [line.rollout.key for line in read_records(tmp_path / name / "grpo" / "rollouts.jsonl", Transcript)]
+        assert len(keys) == len(set(keys)) > 0
+    assert go(tmp_path / "cut", start, tutor(likes_letters, kill_at=1)) == again
+
+
+def test_another_recipe_may_not_go_on_in_the_same_folder(tmp_path: Path, start: Path) -> None:
+    go(tmp_path, start, tutor(likes_letters), steps=1)
+    with pytest.raises(StorageError, match="another recipe"):
+        go(tmp_path, start, tutor(likes_letters), steps=2)
+
+
+def test_feedback_lets_the_tutor_speak_and_its_absence_the_script(tmp_path: Path, start: Path) -> None:
+    for feedback in (True, False):
+        go(tmp_path / str(feedback), start, tutor(likes_letters), steps=2, feedback=feedback)
+        lines = read_records(tmp_path / str(feedback) / "grpo" / "rollouts.jsonl", Transcript)
+        later = [turn for line in lines for turn in line.rollout.turns[1:]]
+        assert later
+        assert all((turn.attack == "persistence") is feedback for turn in later)
+        assert all(turn.user.startswith("but ") is feedback for turn in later)
+
+
+def test_what_the_tutor_did_not_score_is_replayed_then_dropped_and_counted(tmp_path: Path, start: Path) -> None:
+    def silent_on_one(history: History, text: str) -> Verdict:
+        if history.script.id == "s1":
+            return Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail="away")
+        return likes_letters(history, text)
+
+    result = go(tmp_path, start, tutor(silent_on_one), steps=4, retries=2)
+    assert result["dropped"]["unscored"] > 0
+    assert result["replays"] == 2 * result["dropped"]["unscored"]
+    assert result["unscored"] >= 4 * result["dropped"]["unscored"]
+    assert all(line.reward is not None for line in metrics(tmp_path))
+
+
+def test_when_nobody_differs_there_is_nothing_to_learn(tmp_path: Path, start: Path) -> None:
+    with pytest.raises(StageError, match="nothing to teach|anything to teach"):
+        go(tmp_path, start, tutor(lambda history, text: graded(7, history)), steps=2)
+    lines = metrics(tmp_path)
+    assert [line.dropped for line in lines] == [{"zero_spread": 2}] * 2
+    assert [(line.loss, line.reward) for line in lines] == [(None, pytest.approx(2 / 3))] * 2

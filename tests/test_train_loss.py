@@ -1,0 +1,193 @@
+"""The losses against plain implementations that compute every logit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from safer_steer.actors.local import DialogueTokenizer, LocalModel
+from safer_steer.config import GrpoConfig, LoraConfig
+from safer_steer.train.batch import micro_batches, tokens_of
+from safer_steer.train.export import save_merged
+from safer_steer.train.loss import Normalise, dialogue_weights, kl_k3, policy_loss, token_logprobs
+from safer_steer.train.policy import Policy
+from safer_steer.train.sft import Example
+from safer_steer.train.trajectory import Group, Trajectory
+from safer_steer.train.update import Updater
+from tiny_vlm import tiny_processor, tiny_student
+
+LORA = LoraConfig(rank=4, alpha=8)
+LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=6)
+
+
+@pytest.fixture
+def policy() -> Policy:
+    return Policy(tiny_student(), tiny_processor(), LORA)
+
+
+def stir(policy: Policy, seed: int = 1, size: float = 0.1) -> None:
+    """Give the adapters weights that matter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.trainable.values():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+
+def trajectories() -> list[Trajectory]:
+    rows = [((20, 21, 22, 30, 31, 2), 3, 0.5), ((20, 21, 22, 40, 2), 3, -0.25), ((20, 50, 51, 52, 53, 54, 55, 2), 1, -0.25)]
+    return [
+        Trajectory(
+            ids=ids,
+            mask=tuple(i >= start for i in range(len(ids))),
+            logprobs=tuple(-3.0 if i >= start else 0.0 for i in range(len(ids))),
+            spans=((start, len(ids)),),
+            rewards=(0.0,),
+            advantages=(advantage,),
+            images=(),
+        )
+        for ids, start, advantage in rows
+    ]
+
+
+def naive_logprobs(model: nn.Module, ids: tuple[int, ...], temperature: float, banned: list[int]) -> Tensor:
+    """(L − 1,) of every next token, from all the logits."""
+    logits = model(input_ids=torch.tensor([ids])).logits[0, :-1] / temperature
+    logits[:, banned] = -torch.inf
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+
+def naive_grpo(policy: Policy, items: list[Trajectory], temperature: float, banned: list[int], beta: float) -> Tensor:
+    """The paper's loss, a dialogue at a time, divided by the number of answer tokens."""
+    total = torch.zeros(())
+    for item in items:
+        mask = torch.tensor(item.mask[1:])
+        with policy.reference() as model:
+            reference = naive_logprobs(model, item.ids, temperature, banned)
+        now = naive_logprobs(policy.model, item.ids, temperature, banned)
+        ratio = (now - torch.tensor(item.logprobs[1:])).exp()
+        advantage = item.advantages[0]
+        surrogate = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+        total = total + ((beta * kl_k3(now, reference) - surrogate) * mask).sum()
+    return total / sum(sum(item.mask) for item in items)
+
+
+@pytest.mark.parametrize("chunk", [512, 3])
+def test_sliced_logprobs_equal_the_full_ones(policy: Policy, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr("safer_steer.train.loss.CHUNK", chunk)
+    stir(policy)
+    items, banned = trajectories(), [1, 3]
+    tokenizer = DialogueTokenizer.of(policy.processor)
+    tokens = tokens_of(items, tokenizer, policy.device)
+    ours = token_logprobs(policy.model, tokens, temperature=0.7, banned=torch.tensor(banned))
+    naive = torch.cat(
+        [naive_logprobs(policy.model, item.ids, 0.7, banned)[torch.tensor(item.mask[1:])] for item in items]
+    )
+    assert torch.allclose(ours, naive, atol=1e-5)
+    assert tokens.next_ids.tolist() == [30, 31, 2, 40, 2, 50, 51, 52, 53, 54, 55, 2]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 8])
+def test_loss_and_gradient_equal_the_plain_implementation(policy: Policy, micro_batch: int) -> None:
+    policy.model.double()
+    stir(policy)
+    items, banned = trajectories(), [1, 3]
+    config = GrpoConfig(beta=0.3, temperature=0.9, micro_batch=micro_batch, max_grad_norm=1e9)
+    expected = naive_grpo(policy, items, 0.9, banned, beta=0.3)
+    parameters = list(policy.trainable.values())
+    gradients = torch.autograd.grad(expected, parameters)
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    updater = Updater(policy, optimizer, DialogueTokenizer.of(policy.processor), banned, config, Normalise.DAPO)
+    done = updater([Group("s", tuple(items), ((0.0,),) * 3)])
+    # float32 where the sampling policy's log-softmax is taken, as in rollouts
+    assert done.loss == pytest.approx(float(expected.detach()), abs=1e-6)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad, gradient, atol=1e-6)
+    assert done.kl > 0 and done.tokens == 12
+
+
+def test_the_gradient_at_the_sampling_policy_is_the_papers(policy: Policy) -> None:
+    """ρ = 1: the clipped surrogate's gradient is that of −A·log π, whatever the clip."""
+    logprobs = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
+    advantages, weights = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([0.25, 0.5, 1.0])
+    result = policy_loss(logprobs, logprobs.detach(), None, advantages, weights, clip=0.2, beta=0.1)
+    (gradient,) = torch.autograd.grad(result.loss, logprobs)
+    assert gradient.tolist() == pytest.approx((-advantages * weights).tolist())
+    assert (result.kl, result.clipped, result.drift) == (0.0, 0, 0.0)
+
+
+def test_clipping_stops_what_went_far_enough() -> None:
+    sampled = torch.zeros(4)
+    logprobs = torch.tensor([0.5, 0.5, -0.5, -0.5], requires_grad=True)
+    advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    result = policy_loss(logprobs, sampled, None, advantages, torch.ones(4), clip=0.2, beta=0.0)
+    (gradient,) = torch.autograd.grad(result.loss, logprobs)
+    assert [value == 0 for value in gradient.tolist()] == [True, False, False, True]
+    assert result.clipped == 2
+
+
+def test_kl_is_zero_before_training_and_the_reference_stays(policy: Policy) -> None:
+    tokens = tokens_of(trajectories(), DialogueTokenizer.of(policy.processor), policy.device)
+    with policy.reference() as model:
+        before = token_logprobs(model, tokens)
+    assert torch.equal(before, token_logprobs(policy.model, tokens).detach())
+    stir(policy)
+    with policy.reference() as model:
+        assert torch.equal(before, token_logprobs(model, tokens))
+    assert float(kl_k3(token_logprobs(policy.model, tokens), before).mean()) > 1e-4
+
+
+def test_full_training_keeps_a_frozen_copy_and_frozen_eyes() -> None:
+    policy = Policy(tiny_student(), tiny_processor(), None)
+    assert policy.trainable and not any("vision" in name or "projector" in name for name in policy.trainable)
+    tokens = tokens_of(trajectories(), DialogueTokenizer.of(policy.processor), policy.device)
+    with policy.reference() as model:
+        before = token_logprobs(model, tokens)
+    token_logprobs(policy.model, tokens).sum().backward()
+    torch.optim.SGD(policy.trainable.values(), lr=0.01).step()
+    with policy.reference() as model:
+        assert torch.equal(before, token_logprobs(model, tokens))
+    assert not torch.allclose(before, token_logprobs(policy.model, tokens))
+
+
+@pytest.mark.parametrize("lora", [LORA, None])
+def test_a_saved_policy_loads_as_an_ordinary_model(tmp_path: Path, lora: LoraConfig | None) -> None:
+    policy = Policy(tiny_student(), tiny_processor(), lora)
+    stir(policy)
+    state = policy.state()
+    save_merged(policy, tmp_path / "model")
+    assert all(torch.equal(state[name], value) for name, value in policy.state().items())
+    tokens = tokens_of(trajectories(), DialogueTokenizer.of(policy.processor), policy.device)
+    loaded = LocalModel.load(tmp_path / "model")
+    with torch.no_grad():
+        theirs, ours = (token_logprobs(model, tokens) for model in (loaded.model, policy.model))
+    assert torch.allclose(theirs, ours, atol=1e-5)
+    assert not any("lora" in name for name in loaded.model.state_dict())
+
+
+@given(LENGTHS, st.sampled_from(Normalise))
+def test_weights_are_positive_and_the_named_sums(lengths: list[int], normalise: Normalise) -> None:
+    weights = dialogue_weights(lengths, normalise, most_tokens=100)
+    mass = sum(weight * length for weight, length in zip(weights, lengths, strict=True))
+    expected = {
+        Normalise.PAPER: sum(lengths) / len(lengths),
+        Normalise.GRPO: 1.0,
+        Normalise.DAPO: 1.0,
+        Normalise.DR_GRPO: sum(lengths) / len(lengths) / 100,
+    }
+    assert mass == pytest.approx(expected[normalise])
+    assert min(weights) > 0
+
+
+@given(LENGTHS, st.integers(1, 4))
+def test_micro_batches_hold_every_dialogue_once(lengths: list[int], size: int) -> None:
+    examples = [Example((0,) * length, (True,) * length, ()) for length in lengths]
+    batches = micro_batches(examples, size)
+    assert sorted(len(item.ids) for batch in batches for item in batch) == sorted(lengths)
+    assert max(map(len, batches)) <= size
+    assert len(batches) == -(-len(lengths) // size)
