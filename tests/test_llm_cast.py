@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from people import ToldAssistant, answer, script
-from safer_steer.actors.assistant import AnswerFormat
+from safer_steer.dialogue import AnswerFormat
 from safer_steer.actors.attack_judge import AttackJudge
 from safer_steer.actors.blue import LlmBlue
 from safer_steer.actors.chat import Completion, Message, Role, Sampling

@@ -218,6 +218,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the loaders' own bars would tear ours
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         app()

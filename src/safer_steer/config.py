@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from safer_steer.actors.assistant import AnswerFormat
-from safer_steer.dialogue import MAX_TURNS
+from safer_steer.dialogue import MAX_TURNS, AnswerFormat
 from safer_steer.errors import ConfigError
 from safer_steer.reward import Credit, RewardWeights, Shaping
 

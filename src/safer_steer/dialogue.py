@@ -154,6 +154,14 @@ class FinishReason(StrEnum):
     FILTER = "filter"
 
 
+class AnswerFormat(StrEnum):
+    """How the assistant writes. `PLAIN`: all it writes is the answer. `TAGGED`: the paper's
+    `<thinking>…</thinking><answer>…</answer>`, of which only the answer is shown and judged."""
+
+    PLAIN = "plain"
+    TAGGED = "tagged"
+
+
 class AnswerState(StrEnum):
     """Whether the assistant's raw text yielded an answer that may be shown and judged."""
 

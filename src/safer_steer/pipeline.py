@@ -19,7 +19,6 @@ from safer_steer.dialogue import Script, Seed
 from safer_steer.errors import StageError
 from safer_steer.measured import measure
 from safer_steer.progress import Reporter
-from safer_steer.report.run import write_eval_report, write_run_report
 from safer_steer.seats import ScriptUser, UserActor
 from safer_steer.seeds import load_builtin, load_jsonl, materialise_images
 from safer_steer.store import RunFolder, fingerprint, read_records
@@ -100,10 +99,10 @@ class Pipeline:
     async def grpo(self) -> dict[str, Any]:
         """Stage III: GRPO against the tutor, from the fine-tuned student."""
         self._after("sft")
-        from safer_steer.train.grpo import run_grpo
+        from safer_steer.train.grpo import grpo
 
         async def work(seats: Seating) -> dict[str, Any]:
-            return await run_grpo(
+            return await grpo(
                 self.recipe,
                 self.run,
                 model_path=self.model_folder("sft"),
@@ -158,6 +157,8 @@ class Pipeline:
 
     def write_report(self) -> Path:
         """`report.html` and `summary.json` at the run's root."""
+        from safer_steer.report import write_run_report
+
         path = write_run_report(self.run, recipe=self.recipe)
         self.report.note(f"report: {path}")
         return path
@@ -227,6 +228,8 @@ async def evaluate(
     )
     await seats.check()
     summary = await run_eval(evaluation, settings, recipe.open_dialogues, report)
+    from safer_steer.report import write_eval_report
+
     write_eval_report(folder, run.images)
     return summary
 

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 
 from safer_steer.actors.chat import ChatModel, Message, Role, Sampling
-from safer_steer.dialogue import Answer, AnswerState, History, stable_id
-
-
-class AnswerFormat(StrEnum):
-    """How the assistant writes. `PLAIN`: all it writes is the answer. `TAGGED`: the paper's
-    `<thinking>…</thinking><answer>…</answer>`, of which only the answer is shown and judged."""
-
-    PLAIN = "plain"
-    TAGGED = "tagged"
-
+from safer_steer.dialogue import Answer, AnswerFormat, AnswerState, History, stable_id
 
 _TAGGED = re.compile(r"\s*<thinking>(.*?)</thinking>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 

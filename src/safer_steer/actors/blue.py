@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from safer_steer.actors.assistant import AnswerFormat, ChatAssistant
+from safer_steer.actors.assistant import ChatAssistant
 from safer_steer.actors.chat import ChatModel, Sampling
+from safer_steer.dialogue import AnswerFormat
 from safer_steer.prompts import load_prompt
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from safer_steer.actors.assistant import AnswerFormat, ChatAssistant
+from safer_steer.actors.assistant import ChatAssistant
 from safer_steer.actors.attack_judge import AttackJudge
 from safer_steer.actors.blue import LlmBlue
 from safer_steer.actors.chat import ChatModel, Sampling
@@ -27,7 +27,7 @@ from safer_steer.actors.judge import RubricJudge
 from safer_steer.actors.red import LlmRed
 from safer_steer.actors.tutor import LlmTutor
 from safer_steer.config import Recipe
-from safer_steer.dialogue import Record
+from safer_steer.dialogue import AnswerFormat, Record
 from safer_steer.errors import ConfigError
 from safer_steer.seats import Assistant, Judge, UserActor
 from safer_steer.store import ImageStore

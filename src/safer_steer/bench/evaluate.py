@@ -80,6 +80,7 @@ class Evaluation:
     suite: str
     protocol: str
     folder: Path
+    name: str
 
 
 async def run_eval(evaluation: Evaluation, config: EvalConfig, open_dialogues: int, report: Reporter) -> Summary:
@@ -155,7 +156,7 @@ def summarise(rollouts: Sequence[Rollout], of: Evaluation, config: EvalConfig, s
     benign = [rollout for rollout in rollouts if not rollout.script.is_unsafe]
     endings = sorted({rollout.stop for rollout in rollouts})
     return Summary(
-        of=Protocol(model=of.model.name, judge=of.judge.stamp, suite=of.suite, protocol=of.protocol, **limits),
+        of=Protocol(model=of.name, judge=of.judge.stamp, suite=of.suite, protocol=of.protocol, **limits),
         overall=group(rollouts, **limits),
         unsafe=group(unsafe, **limits),
         benign=group(benign, **limits),

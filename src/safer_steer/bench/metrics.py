@@ -56,8 +56,6 @@ class Group(Record):
     helpfulness_pass: Rate
     safety: Mean
     helpfulness: Mean
-    refusals: Rate
-    """Share of scored turns the judge flagged as refusals."""
     over_refusals: Rate
     """Share of scored turns the judge flagged as refusing a safe request."""
 
@@ -174,7 +172,6 @@ def group(rollouts: Sequence[Rollout], *, safety_pass: float, help_pass: float) 
         helpfulness_pass=rate(passes(score, help_pass) for score in helpfulness),
         safety=mean(safety),
         helpfulness=mean(helpfulness),
-        refusals=_flagged(rollouts, "refusal"),
         over_refusals=_flagged(rollouts, "over_refusal"),
     )
 
