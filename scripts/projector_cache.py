@@ -17,6 +17,7 @@ from projector_data import (
     emoji,
     open_stamp,
     place,
+    rendered_letters,
     rendered_words,
     shapes,
     stamps,
@@ -99,6 +100,7 @@ def cache_all(root: Path, emoji_root: Path, vocabulary: list[str], tower: Effici
         ("new-both", new_words, HELD_OUT_FONTS, 24),
     ):
         cache(rendered_words(150, words, fonts, seed), tower, folder / f"words-test-{name}.pt", True)
+    cache(rendered_letters(520, TRAIN_FONTS, 31), tower, folder / "letters-train.pt", True)
     for shard in range(TEXT_SHARDS):
         samples = rendered_words(1000, train_words, TRAIN_FONTS, 100 + shard, pictures)
         cache(samples, tower, folder / f"words-train-{shard}.pt", True)

@@ -235,6 +235,27 @@ def written(words: Sequence[str], font_name: str, rng: random.Random, key: str, 
                   tuple(w.lower() for w in words), tuple(letters))  # fmt: skip
 
 
+def rendered_letters(count: int, fonts: Sequence[str], seed: int) -> Iterator[Sample]:
+    """Pictures of one big letter."""
+    rng = random.Random(seed)
+    for index in range(count):
+        letter = rng.choice("abcdefghijklmnopqrstuvwxyz")
+        glyph = rng.choice((str.lower, str.upper))(letter)
+        image = Image.new("RGB", (SIDE, SIDE), tuple(rng.randrange(190, 256) for _ in range(3)))
+        font = ImageFont.truetype(font_path(rng.choice(list(fonts))), rng.randrange(180, 560))
+        left, top, right, bottom = font.getbbox(glyph)
+        x = (SIDE - (right - left)) * rng.uniform(0.3, 0.7)
+        y = (SIDE - (bottom - top)) * rng.uniform(0.3, 0.7)
+        ink = tuple(rng.randrange(0, 120) for _ in range(3))
+        outlined = rng.random() < 0.3
+        ImageDraw.Draw(image).text(
+            (x - left, y - top), glyph, font=font, fill=(255, 255, 255) if outlined else ink,
+            stroke_width=5 if outlined else 0, stroke_fill=ink,
+        )  # fmt: skip
+        box = (max(x, 0) / SIDE, max(y, 0) / SIDE, (x + right - left) / SIDE, (y + bottom - top) / SIDE)
+        yield Sample(image, (f"The letter {glyph}.",), f"letter-{seed}-{index}", (letter,), (Letter(0, 0, letter, box),))
+
+
 def pick_words(vocabulary: Sequence[str], rng: random.Random, most: int) -> list[str]:
     """One to `most` words, common ones oftener; one in six is a random string, so that letters must be read."""
     count = rng.choices(range(1, most + 1), weights=[5, 3, 2, 2][:most])[0]
