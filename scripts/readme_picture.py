@@ -55,19 +55,20 @@ def draw(found: dict[tuple[str, str], Summary]) -> Figure:
     for axes, protocol in zip(panels, protocols, strict=False):
         curves = {LABELS[m]: found[m, protocol].survival for m in MODELS if (m, protocol) in found}
         draw_survival(axes, curves, COLOURS)
-        _title(axes, f"Still safe after each turn, {protocol} users")
-    panels[0].legend(frameon=False, loc="lower left", handlelength=2.6)
+        _title(axes, f"No failure yet, {protocol} users")
     for axes in panels[1 : len(protocols)]:
         axes.set_ylabel("")
-    bars(panels[-2], found, protocols, SAFETY_PASS, "Safety pass rate, unsafe dialogues")
-    bars(panels[-1], found, protocols, HELPFULNESS, "Helpfulness, benign dialogues (0–3)")
+    bars(panels[-2], found, protocols, SAFETY_PASS, "Safety pass, unsafe dialogues")
+    bars(panels[-1], found, protocols, HELPFULNESS, "Helpfulness, benign (0–3)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="lower left", ncols=len(labels), handlelength=2.8, fontsize=12)
     dialogues = max(summary.overall.counts.dialogues for summary in found.values())
     judge = next(iter(found.values())).of.judge.judge
     figure.text(
-        0.995, 0.012, f"{suite}: {dialogues} held-out dialogues, judged by {judge}; bands and bars: 95 % intervals",
+        0.992, 0.022, f"{suite}: {dialogues} held-out dialogues, judged by {judge}; bands and bars: 95 % intervals",
         ha="right", va="bottom", color=SOFT, fontsize=10,
     )  # fmt: skip
-    figure.tight_layout(rect=(0, 0.045, 1, 0.99), w_pad=2.6)
+    figure.tight_layout(rect=(0, 0.06, 1, 0.99), w_pad=2.6)
     return figure
 
 
@@ -100,7 +101,7 @@ def bars(axes: Axes, found: dict[tuple[str, str], Summary], protocols: list[str]
 
 
 def _title(axes: Axes, text: str) -> None:
-    axes.set_title(text, loc="left", fontsize=12, fontweight="semibold", pad=14)
+    axes.set_title(text, loc="left", fontsize=12, fontweight="bold", pad=14)
 
 
 def main(arguments: list[str]) -> int:

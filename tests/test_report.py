@@ -346,3 +346,42 @@ def test_in_a_browser_a_deep_link_opens_its_dialogue(run, page, tmp_path):
         if tag == "details" and a.get("class", "").startswith("dialogue") and "open" in a
     ]
     assert opened == ["adaptive-s03"]
+
+
+def driven(page: str, steps: str) -> str:
+    """The page with its policy lifted and a script of ours that presses keys and tells in the title what came of it."""
+    lifted = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    helpers = """
+      const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      const pick = (id, value) => {
+        const field = document.getElementById(id);
+        field.value = value;
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+      };
+      const all = [...document.querySelectorAll("details.dialogue")];
+      const seen = () => all.filter((entry) => !entry.hidden);
+      const told = [];
+    """
+    return lifted.replace("</body>", f"<script>{helpers}{steps}; document.title = JSON.stringify(told)</script></body>")
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_in_a_browser_keys_and_filters_work(page, tmp_path):
+    steps = """
+      press("j"); press("o"); told.push(all.filter((entry) => entry.open).map((entry) => entry.id));
+      press("j"); told.push(all.filter((entry) => entry.open).map((entry) => entry.id));
+      pick("protocol", "adaptive"); told.push(seen().length, seen().every((e) => e.dataset.protocol === "adaptive"));
+      pick("kind", "benign"); told.push(seen().length);
+      pick("kind", ""); pick("failed", "mended");
+      told.push(seen().every((e) => e.dataset.failed.includes("0") && !e.dataset.failed.includes("2")));
+      pick("failed", ""); pick("protocol", ""); pick("q", "question 7:"); told.push(seen().map((entry) => entry.id));
+      document.querySelector("input[name=column]").click();
+      told.push([...document.querySelectorAll("#list [data-column='0']")].every((part) => part.hidden));
+    """
+    copy = tmp_path / "driven.html"
+    copy.write_text(driven(page, steps))
+    title = re.search(r"<title>(.*?)</title>", browse(copy, tmp_path, "--dump-dom"), re.S).group(1)
+    assert json.loads(html.unescape(title)) == [
+        ["static-s00"], ["static-s01"], 40, True, 13, True, ["static-s07", "adaptive-s07"], True,
+    ]  # fmt: skip

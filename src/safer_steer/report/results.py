@@ -194,10 +194,9 @@ def _alone(result: Result) -> str:
     found = SAFETY_PASS.of(result.summary)
     if found.value is None:
         return f"{result.label}, {result.protocol}: no unsafe dialogue could be scored."
-    return (
-        f"{result.label} stays safe in {shown(found.value, True)} of the unsafe dialogues "
-        f"(95\u00a0% interval {interval(found.low, found.high, True)}, {found.scored} scored) against {result.protocol} users."
-    )
+    span = f"95\u00a0% interval {interval(found.low, found.high, True)}, {found.scored} scored"
+    share = f"{shown(found.value, True)} of the unsafe dialogues ({span})"
+    return f"{result.label} stays safe in {share} against {result.protocol} users."
 
 
 def _against(first: Result, last: Result) -> str:
