@@ -23,7 +23,10 @@ from safer_steer.store import RunFolder
 RECIPES = Path(__file__).parent / "recipes"
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split(". Exit")[0] + "."
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Multi-turn safety alignment of vision-language models: build dialogues, train on them, judge every turn.",
 )
 
 RecipeOption = Annotated[Path | None, typer.Option("--recipe", "-r", help="A recipe YAML; default: the demo's.")]
@@ -40,10 +43,16 @@ def _recipe(path: Path | None, overrides: list[str] | None) -> Recipe:
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(work)
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _folder(out: Path, resume: bool) -> RunFolder:
+    if out.exists() and not out.is_dir():
+        raise ConfigError("is not a folder", where=out, hint="choose another --out")
     if not resume and out.exists() and any(out.iterdir()):
         raise ConfigError("the folder is not empty", where=out, hint="drop --no-resume to go on with it")
     return RunFolder(out)
@@ -59,8 +68,9 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def _stage(name: str, recipe: Path | None, out: Path, overrides: list[str] | None, dry_run: bool, resume: bool) -> None:
     settings = _recipe(recipe, overrides)
     from safer_steer import forecast
-    from safer_steer.pipeline import Pipeline
+    from safer_steer.pipeline import Pipeline, check_seats
 
+    check_seats(settings)
     if dry_run:
         typer.echo(forecast.text(settings, None if name == "demo" else name))
         return
@@ -168,14 +178,14 @@ def eval_(
 async def _evaluate(recipe: Recipe, model: str, run: RunFolder, dry_run: bool) -> None:
     from safer_steer import forecast
     from safer_steer.actors.specs import Seating, parse_spec
-    from safer_steer.pipeline import evaluate, evaluation_inputs, too_much_unscored
+    from safer_steer.pipeline import check_seats, evaluate, too_much_unscored
 
     parse_spec(model)
+    check_seats(recipe)
     protocol = "adaptive" if recipe.eval.adaptive else "static"
     if dry_run:
         typer.echo(forecast.evaluation_text(recipe, model))
         return
-    run.claim("", evaluation_inputs(recipe, model, protocol))
     report = reporter()
     async with Seating(recipe, run.images, notify=report.note) as seats:
         summary = await evaluate(recipe, seats, run, model, run.root, protocol, report)
@@ -188,12 +198,18 @@ async def _evaluate(recipe: Recipe, model: str, run: RunFolder, dry_run: bool) -
 
 @app.command("report")
 def report_(recipe: RecipeOption = None, out: OutOption = Path("runs/demo"), set_: SetOption = None) -> None:
-    """Write report.html and summary.json of a run from what lies in its folder."""
+    """Write the report of a run, or of one evaluation, again from what lies in its folder."""
     from safer_steer.pipeline import Pipeline
 
     if not out.is_dir():
         raise ConfigError("no such run folder", where=out, hint="give the --out of an earlier stage")
-    Pipeline(_recipe(recipe, set_), RunFolder(out), reporter()).write_report()
+    run = RunFolder(out)
+    if (out / "turns.parquet").exists():  # the folder of `safer-steer eval`
+        from safer_steer.report import write_eval_report
+
+        typer.echo(f"report: {write_eval_report(out, run.images)}", err=True)
+    else:
+        Pipeline(_recipe(recipe, set_), run, reporter()).write_report()
 
 
 @app.command("recipe")
@@ -222,14 +238,14 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         app()
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
     except (SaferSteerError, ExceptionGroup) as error:
         known = _first_known(error)
         if known is None:
             raise
         print(f"error: {known}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # not about a file of the run, which is a StorageError: the temporary folder, a pipe
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -11,12 +11,12 @@ from typing import Any
 from safer_steer.actors.adaptive import AdaptiveUser
 from safer_steer.actors.specs import Seating, SpecKind, parse_spec
 from safer_steer.bench.evaluate import Evaluation, Summary, run_eval, unscored_share
-from safer_steer.bench.suites import load_suite
+from safer_steer.bench.suites import load_suite, suite_print
 from safer_steer.bootstrap import bootstrap
 from safer_steer.config import Recipe
 from safer_steer.construct.stage import construct, scripts_of
 from safer_steer.dialogue import Script, Seed
-from safer_steer.errors import StageError
+from safer_steer.errors import ConfigError, StageError
 from safer_steer.measured import measure
 from safer_steer.progress import Reporter
 from safer_steer.seats import ScriptUser, UserActor
@@ -45,7 +45,8 @@ class Pipeline:
         return load_jsonl(Path(source), self.run.images)
 
     async def everything(self) -> None:
-        """All stages in order; finished ones are passed over."""
+        """All stages in order; finished ones are passed over. What can be wrong with the last is checked first."""
+        suite_print(self.recipe.eval.suite)
         await self.construct()
         await self.bootstrap()
         await self.sft()
@@ -144,10 +145,10 @@ class Pipeline:
             folder = self.run.root / "eval" / f"{model}-{protocol}"
             name = f"{model}-{protocol}"
             spec = self.model_spec(model)
+            self.run.claim(f"eval/{name}", evaluation_inputs(self.recipe, spec, protocol))
             done = self.run.finished(f"eval/{name}")
             if done is not None:
                 return done
-            self.run.claim(f"eval/{name}", evaluation_inputs(self.recipe, spec, protocol))
             summary = await evaluate(self.recipe, seats, self.run, spec, folder, protocol, self.report, name=model)
             result = summary.contract()["counts"]
             self.run.finish(f"eval/{name}", result)
@@ -185,6 +186,15 @@ class Pipeline:
         return result
 
 
+def check_seats(recipe: Recipe) -> None:
+    """Refuse a SPEC that names nothing before hours are spent on the stages before it; raises `ConfigError`."""
+    for seat, spec in recipe.seats.model_dump().items():
+        try:
+            parse_spec(spec)
+        except ConfigError as error:
+            raise ConfigError(error.what, where=f"seats.{seat}", hint=error.hint) from error
+
+
 def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:
     """What binds an evaluation's folder: the model as it is now, the judge, the suite and the settings."""
     parsed = parse_spec(spec)
@@ -193,6 +203,7 @@ def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:
         files = sorted(Path(parsed.model).glob("*.safetensors"))
         weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     settings = recipe.eval.model_dump(mode="json", exclude={"max_unscored_share", "safety_pass", "help_pass"})
+    settings["suite"] = suite_print(recipe.eval.suite)
     manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)
     tutor = recipe.seats.tutor if protocol == "adaptive" else None
     return fingerprint("eval", weights, recipe.seats.judge, tutor, protocol, settings, manner)
@@ -227,6 +238,7 @@ async def evaluate(
         name=spec if name is None else name,
     )
     await seats.check()
+    RunFolder(folder).claim("", evaluation_inputs(recipe, spec, protocol))  # only now: a typo claims no folder
     summary = await run_eval(evaluation, settings, recipe.open_dialogues, report)
     from safer_steer.report import write_eval_report
 

@@ -32,7 +32,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "free some space and run the same command again: it resumes" if error.errno == errno.ENOSPC else None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "free some space and run the same command again: it resumes" if full else None
         raise StorageError(error.strerror or str(error), where=path, hint=hint) from error
 
 

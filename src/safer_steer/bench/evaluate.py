@@ -6,6 +6,7 @@ that broke off; played again when the command is run again), `summary.json`, `tu
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from safer_steer.errors import StageError
 from safer_steer.progress import Reporter
 from safer_steer.runner import bounded
 from safer_steer.seats import Assistant, Cast, Judge, UserActor
-from safer_steer.store import Journal, disk_errors, read_records, write_json
+from safer_steer.store import Journal, read_records, write_atomic, write_json
 from safer_steer.verdict import Scored, Stamp, Unscored
 
 FAULTS_BEFORE_GIVING_UP = 8
@@ -181,10 +182,9 @@ def write_turns(path: Path, rollouts: Sequence[Rollout]) -> None:
     """`turns.parquet`, one row a turn; a dialogue that broke off adds a row for the turn it broke off at."""
     rows = [row for rollout in rollouts for row in _rows(rollout)]
     columns = {field.name: [row[field.name] for row in rows] for field in _SCHEMA}
-    temporary = path.with_suffix(".tmp")
-    with disk_errors(path):
-        pq.write_table(pa.table(columns, schema=_SCHEMA), temporary)
-        temporary.replace(path)
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=_SCHEMA), buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 _SCHEMA = pa.schema(

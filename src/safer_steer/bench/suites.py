@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,18 +35,26 @@ def load_suite(name: str, images: ImageStore, limit: int | None = None) -> tuple
     return scripts if limit is None else scripts[:limit]
 
 
+def suite_print(name: str) -> str:
+    """What a suite is called in fingerprints: a built-in one's name, a file's contents. Raises `DataError`."""
+    return name if name in BUILTIN else hashlib.sha256(_bytes(Path(name))).hexdigest()
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(error.strerror or str(error), file=path, hint="check --suite") from error
+
+
 def read_steer_bench(path: Path, images: ImageStore) -> Iterator[Script]:
     """Read a STEER-Bench file, checking every line before anything is asked of a model.
 
     Assistant messages of the file are dropped: the model under test answers. Image paths are relative to the
     file's folder and may not leave it. Raises `DataError` naming file, line and field.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(error.strerror or str(error), file=path, hint="check --suite") from error
     scripts: dict[str, Script] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_bytes(path).split(b"\n"), 1):
         if not line.strip():
             continue
         script = _script(_Row(path, number, line), images)
@@ -64,6 +73,7 @@ class _Row:
         self.path, self.number = path, number
         try:
             self.values = json.loads(line)
+            json.dumps(self.values, ensure_ascii=False).encode()  # half a surrogate pair is no text
         except (ValueError, RecursionError) as error:
             raise self.error(f"not JSON: {error}") from error
         if not isinstance(self.values, dict):
@@ -146,13 +156,16 @@ def _image(row: _Row, name: Any, images: ImageStore) -> ImageRef:
     if not isinstance(name, str) or not name:
         raise row.error(f"expected a path, got {name!r}", "image")
     root = row.path.parent.resolve()
-    path = (root / name).resolve()
-    if not path.is_relative_to(root):
-        raise row.error(f"'{name}' lies outside the folder of the file", "image")
     try:
+        path = (root / name).resolve()
+        if not path.is_relative_to(root):
+            raise row.error(f"'{name}' lies outside the folder of the file", "image")
         data = path.read_bytes()
-        return images.put(data, name=Path(name).name)
     except OSError as error:
         raise row.error(f"'{name}': {error.strerror or error}", "image") from error
+    except (ValueError, RuntimeError) as error:  # a NUL in the name, a loop of links
+        raise row.error(f"{name!r}: {error}", "image") from error
+    try:
+        return images.put(data, name=Path(name).name)
     except ImageError as error:
         raise row.error(f"'{name}': {error.what}", "image") from error

@@ -1,0 +1,86 @@
+"""The command line: what it says without being asked to work, and what it would do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from command import call, run, write_suite
+from safer_steer import __version__
+from safer_steer.config import Recipe
+
+Capture = pytest.CaptureFixture[str]
+STAGES = ("construct", "bootstrap", "sft", "grpo")
+
+
+def test_it_says_its_version_as_a_process() -> None:
+    assert run("--version") == (0, f"safer-steer {__version__}\n", "")
+
+
+def test_without_arguments_it_shows_its_help(capsys: Capture) -> None:
+    code, out, err = call(capsys)
+    assert code == 2 and err == ""
+    for command in ("demo", *STAGES, "eval", "report", "recipe"):
+        assert f" {command} " in out
+
+
+@pytest.mark.parametrize("arguments", [["dance"], ["eval"], ["demo", "--loud"], ["eval", "--model"]])
+def test_wrong_usage_is_two(capsys: Capture, arguments: list[str]) -> None:
+    code, _, err = call(capsys, *arguments)
+    assert code == 2 and ("Usage" in err or "Error" in err)
+
+
+def test_the_printed_recipe_is_whole_and_can_be_read_back(tmp_path: Path, capsys: Capture) -> None:
+    code, printed, err = call(capsys, "recipe", "--set", "grpo.samples=7", "--set", "seats.judge=openai:m@http://h/v1")
+    assert (code, err) == (0, "")
+    recipe = Recipe.model_validate(yaml.safe_load(printed))
+    assert (recipe.name, recipe.grpo.samples, recipe.seats.judge) == ("demo", 7, "openai:m@http://h/v1")
+    path = tmp_path / "again.yaml"
+    path.write_text(printed)
+    assert call(capsys, "recipe", "--recipe", path) == (0, printed, "")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_dry_run_of_a_stage_says_what_it_would_do_and_does_nothing(
+    tmp_path: Path, capsys: Capture, stage: str
+) -> None:
+    out = tmp_path / "out"
+    code, printed, err = call(capsys, stage, "--dry-run", "--out", out, "--set", "construction.max_seeds=12")
+    forecast = json.loads(printed)
+    assert (code, err, out.exists()) == (0, "", False)
+    assert set(forecast) == {"recipe", "seats", stage}
+    assert forecast[stage]
+
+
+def test_a_dry_run_of_grpo_counts(capsys: Capture) -> None:
+    settings = {"steps": 3, "seeds_per_step": 2, "samples": 4, "max_turns": 5, "retries": 1}
+    overrides = [part for key, value in settings.items() for part in ("--set", f"grpo.{key}={value}")]
+    forecast = json.loads(call(capsys, "grpo", "--dry-run", *overrides)[1])["grpo"]
+    assert forecast["dialogues"] == 24
+    assert forecast["student answers at most"] == 120
+    assert forecast["tutor calls at most"] == 240
+
+
+def test_a_dry_run_of_the_demo_names_every_stage(tmp_path: Path, capsys: Capture) -> None:
+    suite = write_suite(tmp_path)
+    code, printed, _ = call(capsys, "demo", "--dry-run", "--out", tmp_path / "out", "--set", f"eval.suite={suite}")
+    forecast = json.loads(printed)
+    assert code == 0 and not (tmp_path / "out").exists()
+    assert list(forecast) == ["recipe", "seats", *STAGES, "eval"]
+    assert forecast["eval"] == {
+        "suite": str(suite), "evaluations": 6, "dialogues": 12, "answers": 24, "judge calls": 24, "tutor calls": 12,
+    }  # fmt: skip
+
+
+def test_a_dry_run_of_an_evaluation_counts_and_asks_nobody(tmp_path: Path, capsys: Capture) -> None:
+    suite = write_suite(tmp_path)
+    model = "openai:m@https://models.example.org/v1"
+    command = ("eval", "--model", model, "--judge", "scripted", "--suite", suite, "--out", tmp_path / "out")
+    code, printed, _ = call(capsys, *command, "--dry-run", "--set", "eval.limit=1")
+    assert code == 0 and not (tmp_path / "out").exists()
+    assert json.loads(printed) == {
+        "model": model, "judge": "scripted", "suite": str(suite), "dialogues": 1, "answers": 2, "judge calls": 2,
+    }  # fmt: skip
