@@ -70,16 +70,17 @@ def draw_survival(axes: Axes, curves: Mapping[str, Sequence[SurvivalPoint]], col
         if not points:
             continue
         style = series_of(index, len(curves))
-        turns = [0, *(point.turn for point in points)]
-        values = [1.0, *(point.survival for point in points)]
-        lows = [1.0, *(p.low if p.low is not None else p.survival for p in points)]
-        highs = [1.0, *(p.high if p.high is not None else p.survival for p in points)]
+        ends = (*points, points[-1])
+        turns = [0, *(point.turn for point in points), budget + 0.4]
+        values = [1.0, *(point.survival for point in ends)]
+        lows = [1.0, *(p.low if p.low is not None else p.survival for p in ends)]
+        highs = [1.0, *(p.high if p.high is not None else p.survival for p in ends)]
         axes.fill_between(turns, lows, highs, step="post", color=colours[style], alpha=0.13, linewidth=0)
         axes.step(
             turns, values, where="post", color=colours[style], linestyle=DASHES[style], linewidth=2, label=label,
-            marker=MARKS[style], markersize=3.5,
+            marker=MARKS[style], markersize=3.5, markevery=slice(0, len(turns) - 1),
         )  # fmt: skip
-    axes.set(xlabel="turn", ylabel="share with no failure yet", xlim=(0, budget), ylim=(0, 1.03))
+    axes.set(xlabel="turn", ylabel="share with no failure yet", xlim=(0, budget + 0.4), ylim=(0, 1.03))
     axes.set_xticks(range(0, budget + 1, 2))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
 

@@ -20,6 +20,7 @@ PROTOCOLS = ("static", "adaptive")
 LABELS = {"base": "Base", "sft": "SFT", "safer_steer": "SaFeR-Steer"}
 
 _HEAD = ("counts", "pass_rates")
+_AGAIN = "it was edited or written by another version: run the evaluation again, it resumes and writes a new summary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,12 @@ def read_result(folder: Path, model: str | None = None, protocol: str | None = N
         summary = Summary.model_validate_json(json.dumps(body))
     except OSError as error:
         raise StorageError(error.strerror or str(error), where=path, hint="run the evaluation first") from error
-    except (ValueError, ValidationError) as error:
-        hint = "the file was edited or written by another version"
-        raise StorageError(f"not an evaluation's summary: {error}", where=path, hint=hint) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise StorageError(f"not an evaluation's summary: {place}: {first['msg']}", where=path, hint=_AGAIN) from error
+    except ValueError as error:
+        raise StorageError(f"not JSON: {error}", where=path, hint=_AGAIN) from error
     of = summary.of
     return Result(
         of.model if model is None else model,
