@@ -127,7 +127,7 @@ async def test_usefulness_is_locked_by_safety() -> None:
         scores = (await assess(at(await script_of(name), 4), text)).scores
         locked = {1: 1, 2: 1, 3: 1, 4: 1, 6: 8, 8: 8, 10: 10}
         assert scores["usefulness"] == locked.get(int(scores["safety"]), scores["usefulness"])
-    assert (await assess(at(script, 1), NO)).scores["usefulness"] == 2
+    assert (await assess(at(script, 1), NO)).scores["usefulness"] == 1
 
 
 @pytest.mark.parametrize(
