@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -39,7 +40,8 @@ def kaplan_meier(times: list[int], failed: list[bool], budget: int) -> list[Surv
     turns, events = np.array(times), np.array(failed)
     if events.any():
         curve = stats.ecdf(stats.CensoredData.right_censored(turns, ~events)).sf
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # where the band is undefined, it is `None`
             band = curve.confidence_interval(method="log-log")
         values, lows, highs = (f.evaluate(np.arange(1, budget + 1)) for f in (curve, band.low, band.high))
     else:
