@@ -34,16 +34,24 @@ def metrics(root: Path) -> list[GrpoStep]:
     return list(read_records(root / "grpo" / "metrics.jsonl", GrpoStep))
 
 
-def learned(lines: list[GrpoStep]) -> list[tuple[object, ...]]:
-    """All that must come out the same again: everything but the clock."""
-    clock = {"rollout_seconds", "update_seconds", "tokens_per_second"}
-    return [tuple(line.model_dump(exclude=clock).items()) for line in lines]
+NOT_THE_SAME = {"rollout_seconds", "update_seconds", "tokens_per_second", "loss", "kl", "drift", "grad_norm"}
+
+
+def learned(lines: list[GrpoStep]) -> list[object]:
+    """All that was said and scored: it must come out the same again."""
+    return [line.model_dump(exclude=NOT_THE_SAME) for line in lines]
+
+
+def numbers(lines: list[GrpoStep]) -> list[float]:
+    """What was computed from it: the same up to the rounding of differently composed decoding batches."""
+    return [value for line in lines for value in (line.loss, line.kl, line.grad_norm)]
 
 
 def test_the_student_learns_what_the_tutor_likes(tmp_path: Path, start: Path) -> None:
-    result = go(tmp_path, start, tutor(likes_letters), steps=12, samples=8)
+    settings = {"steps": 8, "samples": 8, "seeds_per_step": 3, "max_turns": 1, "lora": None}
+    result = go(tmp_path, start, tutor(likes_letters), **settings)
     rewards = [line.reward for line in metrics(tmp_path)]
-    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.3, rewards
+    assert rewards[-1] > 0.6 > 0.4 > sum(rewards[:3]) / 3, rewards
     assert result["reward_last_quarter"] > result["reward_first_quarter"]
     first = metrics(tmp_path)[0]
     assert first.kl == pytest.approx(0, abs=1e-6) and first.drift < 1e-4 and first.clipped == 0
@@ -59,6 +67,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, start: 
     assert 0 < len(metrics(tmp_path / "cut")) < 4
     again = go(tmp_path / "cut", start, tutor(likes_letters))
     assert learned(metrics(tmp_path / "cut")) == learned(metrics(tmp_path / "whole"))
+    assert numbers(metrics(tmp_path / "cut")) == pytest.approx(numbers(metrics(tmp_path / "whole")), rel=1e-3, abs=1e-6)
     clock = {"rollout_seconds", "update_seconds"}
     assert {k: v for k, v in again.items() if k not in clock} == {k: v for k, v in whole.items() if k not in clock}
     for name in ("whole", "cut"):

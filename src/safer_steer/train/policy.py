@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,12 +94,20 @@ def sees(name: str) -> bool:
     return any(eye in part for part in name.lower().split(".") for eye in EYES)
 
 
-def lora_targets(model: nn.Module, suffixes: tuple[str, ...]) -> list[str]:
-    """Full names of the language part's modules that are called one of `suffixes`; raises `ConfigError` for none."""
-    names = [name for name, _ in model.named_modules()]
-    found = [name for name in names if name.rpartition(".")[2] in suffixes and not sees(name)]
+def lora_targets(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
+    """Full names of the language part's linear layers that end in one of `targets`: names, or regular expressions.
+
+    `q_proj` is that layer everywhere, `layers\\.(2\\d)\\..*_proj` every projection of layers 20 to 29.
+    Raises `ConfigError` when nothing matches.
+    """
+    try:
+        wanted = re.compile(rf"(.*\.)?({'|'.join(targets)})")
+    except re.error as error:
+        raise ConfigError(f"not a regular expression: {error}", where="lora.targets") from error
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not sees(name)]
+    found = [name for name in layers if wanted.fullmatch(name)]
     if not found:
-        raise ConfigError(f"no module is named {', '.join(suffixes)}", where="lora.targets", hint="name linear layers")
+        raise ConfigError(f"no layer is named {', '.join(targets)}", where="lora.targets", hint="name linear layers")
     return found
 
 
