@@ -96,9 +96,13 @@ class Journal(Generic[R]):
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab+")
-            self._drop_half_line()
-        for entry in self:
-            self.keys.add(key(entry))
+        try:
+            with disk_errors(path):
+                self._drop_half_line()
+            self.keys.update(key(entry) for entry in self)
+        except BaseException:
+            self._file.close()
+            raise
 
     def _drop_half_line(self) -> None:
         self._file.seek(0)
