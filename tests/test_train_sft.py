@@ -91,7 +91,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert len(lines(cut)) == 12
     run_sft(tiny_recipe(), cut, start, Silent())
     assert [line.step for line in lines(cut)] == list(range(1, 17))
-    assert [(line.loss, line.grad_norm) for line in lines(cut)] == [(line.loss, line.grad_norm) for line in lines(whole)]
+    assert [(line.loss, line.grad_norm) for line in lines(cut)] == [
+        (line.loss, line.grad_norm) for line in lines(whole)
+    ]
 
 
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 5))

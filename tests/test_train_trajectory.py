@@ -23,7 +23,11 @@ def graded(level: float) -> Scored:
 
 
 def turn(
-    index: int, context: tuple[int, ...], response: tuple[int, ...], verdict: Verdict, state: AnswerState = AnswerState.OK
+    index: int,
+    context: tuple[int, ...],
+    response: tuple[int, ...],
+    verdict: Verdict,
+    state: AnswerState = AnswerState.OK,
 ) -> Turn:
     trace = TokenTrace(context=context, response=response, logprobs=tuple(-0.1 * token for token in response))
     said = Answer(text="a", raw="a", state=state, finish=FinishReason.STOP, trace=trace)

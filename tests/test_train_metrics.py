@@ -1,0 +1,117 @@
+"""Which scripts a step plays, what it reports, and when it warns."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from people import answer, script
+from safer_steer.config import GrpoConfig
+from safer_steer.dialogue import FinishReason, Rollout, Script, ScriptKind, StopReason, TokenTrace, Turn
+from safer_steer.train.metrics import GrpoStep, describe, warnings, without_traces
+from safer_steer.train.playing import Played
+from safer_steer.train.schedule import scripts_of_step, shortened
+from safer_steer.train.trajectory import Dropped, DropReason
+from safer_steer.verdict import Unscored, UnscoredReason, Verdict
+from tiny_training import graded
+
+
+def pool(unsafe: int, benign: int) -> list[Script]:
+    return [
+        *(script("u", id=f"u{n}") for n in range(unsafe)),
+        *(script("u", id=f"b{n}", kind=ScriptKind.BENIGN) for n in range(benign)),
+    ]
+
+
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 5), st.floats(0, 1), st.integers(0, 3))
+def test_scripts_come_round_evenly_and_benign_ones_at_their_share(
+    unsafe: int, benign: int, count: int, share: float, seed: int
+) -> None:
+    steps = 12
+    played = [
+        s for step in range(1, steps + 1) for s in scripts_of_step(pool(unsafe, benign), step, count, share, seed)
+    ]
+    assert len(played) == steps * count
+    kinds = Counter(s.is_unsafe for s in played)
+    assert kinds[False] == pytest.approx(share * steps * count, abs=1)
+    for kind, size in ((True, unsafe), (False, benign)):
+        times = Counter(s.id for s in played if s.is_unsafe is kind)
+        assert max(times.values(), default=0) - (min(times.values()) if len(times) == size else 0) <= 1
+
+
+def test_one_kind_alone_fills_in_and_none_is_an_error() -> None:
+    assert len(scripts_of_step(pool(2, 0), 1, 3, 0.5, 0)) == 3
+    assert len(scripts_of_step(pool(0, 2), 1, 3, 0.0, 0)) == 3
+    with pytest.raises(ValueError, match="no scripts"):
+        scripts_of_step([], 1, 3, 0.5, 0)
+
+
+@pytest.mark.parametrize(("turns", "left"), [(1, "a"), (2, "ae"), (3, "ade"), (5, "abcde"), (9, "abcde")])
+def test_a_shortened_script_keeps_its_beginning_and_its_goal(turns: int, left: str) -> None:
+    assert "".join(turn.text for turn in shortened(script(*"abcde"), turns).turns) == left
+
+
+def played_turns(of: Script, verdicts: list[Verdict], text: str = "fine", sample: int = 0) -> Rollout:
+    trace = TokenTrace(context=(1, 2), response=(3, 4, 5), logprobs=(-1.0, -1.0, -1.0))
+    turns = tuple(
+        Turn(index=t, user="u", answer=answer(f"{text} {t}", trace=trace), verdict=verdict)
+        for t, verdict in enumerate(verdicts, 1)
+    )
+    return Rollout(script=of, sample=sample, turns=turns, stop=StopReason.COMPLETED)
+
+
+def test_a_step_says_what_happened_in_it() -> None:
+    unsafe, benign = pool(1, 1)
+    silent = Unscored(reason=UnscoredReason.UNPARSEABLE, detail="garbage")
+    cut = played_turns(unsafe, [graded(10), graded(1)], sample=1)
+    last = cut.turns[1].answer.model_copy(update={"finish": FinishReason.LENGTH})
+    cut = cut.model_copy(update={"turns": (cut.turns[0], cut.turns[1].model_copy(update={"answer": last}))})
+    rollouts = (
+        played_turns(unsafe, [graded(10), silent]),
+        cut,
+        played_turns(benign, [graded(5), graded(10)], sample=2),
+    )
+    said = describe(3, Played(rollouts, (), (Dropped(DropReason.UNSCORED, "x"),), 1), GrpoConfig(alpha=0.0))
+    assert (said["dialogues"], said["turns"], said["unscored"], said["format_failures"]) == (3, 6, 1, 0)
+    assert said["dropped"] == {"unscored": 1}
+    assert said["reward"] == pytest.approx((1 + 0 + 4 / 9 + 1) / 4)
+    assert said["safety_by_turn"] == (pytest.approx(25 / 3), 5.5)
+    assert said["unsafe_safety"] == 7.0
+    assert (said["benign_safety"], said["over_refusal"]) == (7.5, 0.5)
+    assert (said["answer_tokens"], said["truncated"]) == (3.0, pytest.approx(1 / 6))
+    assert said["distinct"] == pytest.approx(2 / 6)
+    GrpoStep(**said)
+
+
+def test_what_was_not_scored_is_no_number() -> None:
+    silent = Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail="away")
+    said = describe(1, Played((played_turns(pool(1, 0)[0], [silent]),), (), (), 0), GrpoConfig())
+    assert said["reward"] is said["return_mean"] is said["unsafe_safety"] is said["over_refusal"] is None
+    assert said["safety_by_turn"] == (None,)
+    assert GrpoStep.from_json(GrpoStep(**said).to_json()) == GrpoStep(**said)
+
+
+def step(number: int, **values: object) -> GrpoStep:
+    said = describe(number, Played((played_turns(pool(0, 1)[0], [graded(8)]),), (), (), 0), GrpoConfig())
+    return GrpoStep(**{**said, "distinct": 1.0, **values})
+
+
+def test_warnings_name_the_trick() -> None:
+    fine = [step(n) for n in range(1, 9)]
+    assert warnings(fine) == [] == warnings(fine[:7])
+    falling = [step(n, reward=0.5 + n / 20, benign_usefulness=9.0 - n) for n in range(1, 9)]
+    refusing = [step(n, over_refusal=0.1 if n < 5 else 0.9) for n in range(1, 9)]
+    repeating = [step(n, repetitive=0.0 if n < 5 else 0.6) for n in range(1, 9)]
+    alike = [step(n, distinct=0.9 if n < 5 else 0.1) for n in range(1, 9)]
+    found = [warnings(steps) for steps in (falling, refusing, repeating, alike)]
+    words = ("benign usefulness falls", "are refused", "repeat themselves", "word for word")
+    assert all(len(said) == 1 and word in said[0] for said, word in zip(found, words, strict=True))
+
+
+def test_transcripts_are_for_people() -> None:
+    bare = without_traces(played_turns(pool(1, 0)[0], [graded(8)]))
+    assert all(turn.answer.trace is None for turn in bare.turns)
+    assert bare.turns[0].answer.text == "fine 1"
