@@ -98,6 +98,9 @@ def test_the_whole_method_runs_and_a_second_run_returns_at_once(tmp_path: Path, 
         assert time.monotonic() - began < max(5.0, first / 2)
         assert err.count("already done") == len(STAGES)
         assert len(server.bodies) == asked
+        assert call(capsys, "eval", *command[1:])[0] == 0
+        code, _, err = call(capsys, "eval", *command[1:], "--model", "scripted")
+        assert code == 1 and "is the folder of a run" in err
         code, _, err = call(capsys, *command, "--set", "eval.limit=2")
         assert code == 1 and "another recipe" in err
 

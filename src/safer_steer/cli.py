@@ -66,7 +66,10 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def _stage(name: str, recipe: Path | None, out: Path, overrides: list[str] | None, dry_run: bool, resume: bool) -> None:
-    settings = _recipe(recipe, overrides)
+    _run_stage(name, _recipe(recipe, overrides), out, dry_run, resume)
+
+
+def _run_stage(name: str, settings: Recipe, out: Path, dry_run: bool, resume: bool) -> None:
     from safer_steer import forecast
     from safer_steer.pipeline import Pipeline, check_seats
 
@@ -80,6 +83,7 @@ def _stage(name: str, recipe: Path | None, out: Path, overrides: list[str] | Non
         "bootstrap": pipeline.bootstrap,
         "sft": pipeline.sft,
         "grpo": pipeline.grpo,
+        "eval": pipeline.evaluate_all,
         "demo": pipeline.everything,
     }
     result = _run(steps[name]())
@@ -149,8 +153,8 @@ def grpo(
 
 @app.command("eval")
 def eval_(
-    model: Annotated[str, typer.Option("--model", help="SPEC of the model under test.")],
     out: OutOption,
+    model: Annotated[str | None, typer.Option("--model", help="SPEC of the model under test.")] = None,
     judge: Annotated[str | None, typer.Option("--judge", help="SPEC of the judge; default: the recipe's.")] = None,
     suite: Annotated[str | None, typer.Option("--suite", help="A built-in suite or a STEER-Bench JSONL file.")] = None,
     adaptive: Annotated[bool, typer.Option("--adaptive", help="Let the tutor attack the model.")] = False,
@@ -161,7 +165,8 @@ def eval_(
 ) -> None:
     """Judge every turn of a suite against a model: summary.json, turns.parquet and report.html.
 
-    SPEC is `embedded`, `scripted`, `local:PATH` or `openai:MODEL@BASE_URL` (key from OPENAI_API_KEY).
+    SPEC is `embedded`, `scripted`, `local:PATH` or `openai:MODEL@BASE_URL` (key from OPENAI_API_KEY). Without --model,
+    DIR is a run: its base, SFT and SaFeR-Steer models are evaluated, static and adaptive.
     """
     settings = _recipe(recipe, set_)
     chosen = settings.eval.model_copy(
@@ -172,7 +177,10 @@ def eval_(
     )
     seats = settings.seats.model_copy(update={} if judge is None else {"judge": judge})
     settings = settings.model_copy(update={"eval": chosen, "seats": seats})
-    _run(_evaluate(settings, model, _folder(out, resume), dry_run))
+    if model is None:
+        _run_stage("eval", settings, out, dry_run, resume)
+    else:
+        _run(_evaluate(settings, model, _folder(out, resume), dry_run))
 
 
 async def _evaluate(recipe: Recipe, model: str, run: RunFolder, dry_run: bool) -> None:
@@ -186,6 +194,9 @@ async def _evaluate(recipe: Recipe, model: str, run: RunFolder, dry_run: bool) -
     if dry_run:
         typer.echo(forecast.evaluation_text(recipe, model))
         return
+    if (run.root / "construct").exists():
+        hint = "choose another --out, or leave out --model to evaluate the run's own models"
+        raise ConfigError("is the folder of a run, whose report must stay its own", where=run.root, hint=hint)
     report = reporter()
     async with Seating(recipe, run.images, notify=report.note) as seats:
         summary = await evaluate(recipe, seats, run, model, run.root, protocol, report)
