@@ -123,7 +123,7 @@ def kill_when(path: Path, *command: str | Path) -> None:
         pytest.param(
             [
                 "construct/probes.jsonl", "bootstrap/rollouts.jsonl", "sft/model", "grpo/rollouts.jsonl",
-                "eval/base-static/rollouts.jsonl", "eval/safer_steer-adaptive/inputs.json", "report.html",
+                "eval/base-static/rollouts.jsonl", "eval/safer_steer-adaptive/inputs.json",
             ],
             marks=pytest.mark.slow,
         ),
