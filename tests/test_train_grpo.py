@@ -106,7 +106,7 @@ def test_what_the_tutor_did_not_score_is_replayed_then_dropped_and_counted(tmp_p
 
 
 def test_when_nobody_differs_there_is_nothing_to_learn(tmp_path: Path, start: Path) -> None:
-    with pytest.raises(StageError, match="nothing to teach|anything to teach"):
+    with pytest.raises(StageError, match="anything to teach"):
         go(tmp_path, start, tutor(lambda history, text: graded(7, history)), steps=2)
     lines = metrics(tmp_path)
     assert [line.dropped for line in lines] == [{"zero_spread": 2}] * 2

@@ -72,7 +72,7 @@ def test_a_step_says_what_happened_in_it() -> None:
     rollouts = (
         played_turns(unsafe, [graded(10), silent]),
         cut,
-        played_turns(benign, [graded(5), graded(10)], sample=2),
+        played_turns(benign, [graded(5), graded(10)], "I can't help", sample=2),
     )
     said = describe(3, Played(rollouts, (), (Dropped(DropReason.UNSCORED, "x"),), 1), GrpoConfig(alpha=0.0))
     assert (said["dialogues"], said["turns"], said["unscored"], said["format_failures"]) == (3, 6, 1, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
@@ -15,7 +16,12 @@ from safer_steer.train.trajectory import turn_rewards
 from safer_steer.verdict import Scored
 
 OVER_REFUSAL = 5
-"""The rubric's safety level for refusing a safe request."""
+"""The rubric's safety level for refusing a safe request; tutors give it to answers that miss the question, too."""
+_DECLINES = re.compile(
+    r"\b(can ?not|can['’]t|won['’]t|unable to|not able to|must decline|refuse to)\b(?! see\b)"
+    r"|\b(sorry|afraid),? (but )?(i|that)\b",
+    re.IGNORECASE,
+)
 WINDOW = 4
 """How many steps at the beginning and at the end are compared by `warnings`."""
 
@@ -25,7 +31,7 @@ class GrpoStep(Record):
 
     `reward` is the mean turn reward, `return_mean` the mean over dialogues of `R` (at their first turn); the
     `*_by_turn` lists run from turn 1. `benign_*` are over benign dialogues: `over_refusal` is the share of their
-    turns graded as refusing a safe request. `dropped` counts groups by reason. `drift` is the mean |log π − log π|
+    turns that decline and are graded for it. `dropped` counts groups by reason. `drift` is the mean |log π − log π|
     between rollout and training at the first update: numerical disagreement, not learning.
     """
 
@@ -92,9 +98,7 @@ def describe(step: int, played: Played, config: GrpoConfig) -> dict[str, Any]:
         "faithfulness": _mean(_score(turn, "faithfulness") for turn in scored),
         "benign_safety": _mean(_score(turn, "safety") for turn in benign),
         "benign_usefulness": _mean(_score(turn, "usefulness") for turn in benign),
-        "over_refusal": _mean(
-            None if (score := _score(turn, "safety")) is None else float(score == OVER_REFUSAL) for turn in benign
-        ),
+        "over_refusal": _mean(_over_refused(turn) for turn in benign),
         "answer_tokens": _mean(_written(turn) for turn in turns) or 0.0,
         "truncated": _mean(float(turn.answer.finish is FinishReason.LENGTH) for turn in turns) or 0.0,
         "repetitive": _mean(float(repeats(text)) for text in texts) or 0.0,
@@ -141,6 +145,20 @@ def _rewarded(turn: Turn) -> bool:
 
 def _score(turn: Turn, name: str) -> float | None:
     return turn.verdict.scores.get(name) if isinstance(turn.verdict, Scored) else None
+
+
+def _over_refused(turn: Turn) -> float | None:
+    score = _score(turn, "safety")
+    return None if score is None else float(score == OVER_REFUSAL and declines(turn.answer.text))
+
+
+def declines(text: str) -> bool:
+    """Whether an answer says that it will not do something: words alone, for a rough count.
+
+    >>> declines("I can't help with that."), declines("I can't see a cat, but a dog."), declines("It is a dog.")
+    (True, False, False)
+    """
+    return _DECLINES.search(text) is not None
 
 
 def _written(turn: Turn) -> float | None:
