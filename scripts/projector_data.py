@@ -253,7 +253,9 @@ def rendered_letters(count: int, fonts: Sequence[str], seed: int) -> Iterator[Sa
             stroke_width=5 if outlined else 0, stroke_fill=ink,
         )  # fmt: skip
         box = (max(x, 0) / SIDE, max(y, 0) / SIDE, (x + right - left) / SIDE, (y + bottom - top) / SIDE)
-        yield Sample(image, (f"The letter {glyph}.",), f"letter-{seed}-{index}", (letter,), (Letter(0, 0, letter, box),))
+        yield Sample(
+            image, (f"The letter {glyph}.",), f"letter-{seed}-{index}", (letter,), (Letter(0, 0, letter, box),)
+        )
 
 
 def pick_words(vocabulary: Sequence[str], rng: random.Random, most: int) -> list[str]:

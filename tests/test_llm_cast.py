@@ -9,7 +9,6 @@ import pytest
 from pydantic import BaseModel
 
 from people import ToldAssistant, answer, script
-from safer_steer.dialogue import AnswerFormat
 from safer_steer.actors.attack_judge import AttackJudge
 from safer_steer.actors.blue import LlmBlue
 from safer_steer.actors.chat import Completion, Message, Role, Sampling
@@ -20,6 +19,7 @@ from safer_steer.actors.red import LlmRed
 from safer_steer.actors.tutor import USEFULNESS_LOCKED, LlmTutor
 from safer_steer.converse import converse
 from safer_steer.dialogue import (
+    AnswerFormat,
     AnswerState,
     Exchange,
     FinishReason,

@@ -375,7 +375,8 @@ def test_in_a_browser_keys_and_filters_work(page, tmp_path):
       pick("kind", "benign"); told.push(seen().length);
       pick("kind", ""); pick("failed", "mended");
       told.push(seen().every((e) => e.dataset.failed.includes("0") && !e.dataset.failed.includes("2")));
-      pick("failed", ""); pick("protocol", ""); pick("q", "obfuscated seed-7,"); told.push(seen().map((entry) => entry.id));
+      pick("failed", ""); pick("protocol", ""); pick("q", "obfuscated seed-7,");
+      told.push(seen().map((entry) => entry.id));
       document.querySelector("input[name=column]").click();
       told.push([...document.querySelectorAll("#list [data-column='0']")].every((part) => part.hidden));
     """
