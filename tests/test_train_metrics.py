@@ -82,7 +82,7 @@ def test_a_step_says_what_happened_in_it() -> None:
     assert said["unsafe_safety"] == 7.0
     assert (said["benign_safety"], said["over_refusal"]) == (7.5, 0.5)
     assert (said["answer_tokens"], said["truncated"]) == (3.0, pytest.approx(1 / 6))
-    assert said["distinct"] == pytest.approx(2 / 6)
+    assert said["distinct"] == pytest.approx(4 / 6)
     GrpoStep(**said)
 
 
