@@ -28,10 +28,10 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 tests src README.md docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 tests src
 
 test-all: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests src README.md docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests src
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
