@@ -19,10 +19,12 @@ from safer_steer.train.loss import Normalise, dialogue_weights, kl_k3, policy_lo
 from safer_steer.train.policy import Policy, lora_targets
 from safer_steer.train.sft import Example
 from safer_steer.train.trajectory import Group, Trajectory
+from safer_steer.train.trunk import Trunk
 from safer_steer.train.update import Updater
 from tiny_vlm import tiny_processor, tiny_student
 
 LORA = LoraConfig(rank=4, alpha=8)
+EVERY, UPPER = ("q_proj", "v_proj", "up_proj"), (r"layers\.2\..*_proj",)
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=6)
 
 
@@ -96,8 +98,10 @@ def test_sliced_logprobs_equal_the_full_ones(policy: Policy, monkeypatch: pytest
     assert tokens.next_ids.tolist() == [30, 31, 2, 40, 2, 50, 51, 52, 53, 54, 55, 2]
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 8])
-def test_loss_and_gradient_equal_the_plain_implementation(policy: Policy, micro_batch: int) -> None:
+@pytest.mark.parametrize(("micro_batch", "targets"), [(1, EVERY), (2, EVERY), (8, EVERY), (2, UPPER)])
+def test_loss_and_gradient_equal_the_plain_implementation(micro_batch: int, targets: tuple[str, ...]) -> None:
+    """Also when only upper layers learn, and the lower ones are computed once for reference and policy."""
+    policy = Policy(tiny_student(), tiny_processor(), LORA.model_copy(update={"targets": targets}))
     policy.model.double()
     stir(policy)
     items, banned = trajectories(), [1, 3]
@@ -209,3 +213,25 @@ def test_adapters_go_where_they_are_named_and_never_into_the_eyes() -> None:
     for wrong in ("proj_q", "("):
         with pytest.raises(ConfigError, match=r"lora\.targets"):
             lora_targets(model, (wrong,))
+
+
+@pytest.mark.parametrize(("targets", "layers"), [(EVERY, 0), (UPPER, 2), (None, 0)])
+def test_the_trunk_ends_where_something_learns(targets: tuple[str, ...] | None, layers: int) -> None:
+    lora = None if targets is None else LORA.model_copy(update={"targets": targets})
+    policy = Policy(tiny_student(), tiny_processor(), lora)
+    assert len(Trunk(policy.model).layers) == layers
+
+
+def test_a_recorded_trunk_is_not_computed_again() -> None:
+    policy = Policy(tiny_student(), tiny_processor(), LORA.model_copy(update={"targets": UPPER}))
+    tokens = tokens_of(trajectories(), DialogueTokenizer.of(policy.processor), policy.device)
+    trunk = Trunk(policy.model)
+    with trunk.recording() as seen:
+        before = token_logprobs(policy.model, tokens).detach()
+    with torch.no_grad():
+        for layer in trunk.layers:
+            for parameter in layer.parameters():
+                parameter.zero_()
+    with trunk.replaying(seen):
+        assert torch.allclose(token_logprobs(policy.model, tokens), before, atol=1e-6)
+    assert not torch.allclose(token_logprobs(policy.model, tokens), before, atol=1e-2)

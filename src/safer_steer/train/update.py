@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from safer_steer.train.batch import Tokens, answer_tokens, micro_batches, tokens
 from safer_steer.train.loss import Normalise, PolicyLoss, dialogue_weights, policy_loss, token_logprobs
 from safer_steer.train.policy import Policy
 from safer_steer.train.trajectory import Group, Trajectory
+from safer_steer.train.trunk import Trunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,14 @@ class Updated:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A micro-batch on the device, N answer tokens; one number per token."""
+    """A micro-batch on the device, N answer tokens; one number per token. `trunk`: see `Trunk.recording`."""
 
     tokens: Tokens
     sampled: Tensor
     advantages: Tensor
     weights: Tensor
     reference: Tensor | None
+    trunk: list[Any]
 
 
 class Updater:
@@ -57,6 +60,7 @@ class Updater:
         self._policy, self._optimizer, self._tokenizer = policy, optimizer, tokenizer
         self._banned = torch.tensor(banned, dtype=torch.long, device=policy.device)
         self._config, self._normalise = config, normalise
+        self._trunk = Trunk(policy.model)
 
     def __call__(self, groups: Sequence[Group]) -> Updated:
         """`config.updates_per_batch` optimiser steps on all trajectories of `groups`.
@@ -87,13 +91,15 @@ class Updater:
         parts = []
         for items in micro_batches(trajectories, self._config.micro_batch):
             tokens = tokens_of(items, self._tokenizer, self._policy.device)
+            reference, trunk = self._reference(tokens)
             parts.append(
                 _Part(
                     tokens=tokens,
                     sampled=self._on_answers(items, [item.logprobs for item in items]),
                     advantages=self._on_answers(items, [item.token_advantages for item in items]),
                     weights=self._on_answers(items, [[weight_of[id(item)]] * len(item.ids) for item in items]),
-                    reference=self._reference(tokens),
+                    reference=reference,
+                    trunk=trunk,
                 )
             )
         return parts
@@ -108,11 +114,12 @@ class Updater:
         ]
         return torch.tensor(kept, dtype=torch.float32, device=self._policy.device)
 
-    def _reference(self, tokens: Tokens) -> Tensor | None:
+    def _reference(self, tokens: Tokens) -> tuple[Tensor | None, list[Any]]:
+        """The reference's log-probabilities, and what its pass computed that the policy's need not."""
         if self._config.beta == 0:
-            return None
-        with self._policy.reference() as model:
-            return self._logprobs(model, tokens)
+            return None, []
+        with self._policy.reference() as model, self._trunk.recording() as seen:
+            return self._logprobs(model, tokens), seen
 
     def _logprobs(self, model: torch.nn.Module, tokens: Tokens) -> Tensor:
         return token_logprobs(model, tokens, temperature=self._config.temperature, banned=self._banned)
@@ -121,8 +128,10 @@ class Updater:
         self._optimizer.zero_grad(set_to_none=True)
         results = []
         for part in parts:
+            with self._trunk.replaying(part.trunk):
+                logprobs = self._logprobs(self._policy.model, part.tokens)
             result = policy_loss(
-                self._logprobs(self._policy.model, part.tokens),
+                logprobs,
                 part.sampled,
                 part.reference,
                 part.advantages,
