@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from safer_steer.actors.local import DialogueTokenizer, LocalModel
 from safer_steer.config import GrpoConfig, LoraConfig
-from safer_steer.errors import ConfigError
+from safer_steer.errors import ConfigError, StageError
 from safer_steer.train.batch import micro_batches, tokens_of
 from safer_steer.train.export import save_merged
 from safer_steer.train.loss import Normalise, dialogue_weights, kl_k3, policy_loss, token_logprobs
-from safer_steer.train.policy import Policy, lora_targets
+from safer_steer.train.policy import Policy, descend, lora_targets
 from safer_steer.train.sft import Example
 from safer_steer.train.trajectory import Group, Trajectory
 from safer_steer.train.trunk import Trunk
@@ -235,3 +235,13 @@ def test_a_recorded_trunk_is_not_computed_again() -> None:
     with trunk.replaying(seen):
         assert torch.allclose(token_logprobs(policy.model, tokens), before, atol=1e-6)
     assert not torch.allclose(token_logprobs(policy.model, tokens), before, atol=1e-2)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(policy: Policy) -> None:
+    optimizer = torch.optim.SGD(policy.trainable.values(), lr=1.0)
+    before = policy.state()
+    for parameter in policy.trainable.values():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    with pytest.raises(StageError, match=r"not finite.*learning_rate"):
+        descend(policy, optimizer, 1.0, "grpo")
+    assert all(torch.equal(before[name], value) for name, value in policy.state().items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from safer_steer.actors.local import use_onednn
 from safer_steer.actors.local.loading import load_model
 from safer_steer.config import LoraConfig
-from safer_steer.errors import ConfigError
+from safer_steer.errors import ConfigError, StageError
 
 EYES = ("vision", "visual", "projector", "connector", "merger")
 """What the frozen parts' module names contain: vision towers and projectors of the transformers families."""
@@ -121,3 +122,16 @@ def adapted(model: nn.Module, lora: LoraConfig, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         adapted: nn.Module = get_peft_model(model, settings)
     return adapted.eval()
+
+
+def descend(policy: Policy, optimizer: torch.optim.Optimizer, max_norm: float, where: str) -> float:
+    """Clip the gradient and take one step; returns the gradient's norm before clipping.
+
+    Raises `StageError` when it is not finite; the weights stay as they were.
+    """
+    norm = float(torch.nn.utils.clip_grad_norm_(policy.trainable.values(), max_norm))
+    if not math.isfinite(norm):
+        hint = f"lower {where}.learning_rate and go on from the last checkpoint"
+        raise StageError("the gradient is not finite", where=where, hint=hint)
+    optimizer.step()
+    return norm

@@ -23,7 +23,7 @@ from safer_steer.train.batch import answer_tokens, micro_batches, tokens_of
 from safer_steer.train.checkpoint import Checkpoint, journal_until, weights_print
 from safer_steer.train.export import save_merged
 from safer_steer.train.loss import token_logprobs
-from safer_steer.train.policy import Policy
+from safer_steer.train.policy import Policy, descend
 
 STAGE = "sft"
 CHECKPOINT_EVERY = 10
@@ -161,9 +161,7 @@ def update(
         loss = -token_logprobs(policy.model, tokens).sum() / total
         loss.backward()
         summed += float(loss.detach())
-    norm = torch.nn.utils.clip_grad_norm_(policy.trainable.values(), MAX_GRAD_NORM)
-    optimizer.step()
-    return summed, float(norm)
+    return summed, descend(policy, optimizer, MAX_GRAD_NORM, STAGE)
 
 
 def total_steps(examples: int, config: SftConfig) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +11,9 @@ from torch import Tensor
 
 from safer_steer.actors.local import DialogueTokenizer
 from safer_steer.config import GrpoConfig
-from safer_steer.errors import StageError
 from safer_steer.train.batch import Tokens, answer_tokens, micro_batches, tokens_of
 from safer_steer.train.loss import Normalise, PolicyLoss, dialogue_weights, policy_loss, token_logprobs
-from safer_steer.train.policy import Policy
+from safer_steer.train.policy import Policy, descend
 from safer_steer.train.trajectory import Group, Trajectory
 from safer_steer.train.trunk import Trunk
 
@@ -141,9 +139,5 @@ class Updater:
             )
             result.loss.backward()
             results.append(replace(result, loss=result.loss.detach()))
-        norm = float(torch.nn.utils.clip_grad_norm_(self._policy.trainable.values(), self._config.max_grad_norm))
-        if not math.isfinite(norm):
-            hint = "lower grpo.learning_rate and resume from the last checkpoint"
-            raise StageError("the gradient is not finite", where="grpo", hint=hint)
-        self._optimizer.step()
+        norm = descend(self._policy, self._optimizer, self._config.max_grad_norm, "grpo")
         return results, norm
