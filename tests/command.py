@@ -41,7 +41,7 @@ def start(*arguments: str | Path, **more: str) -> subprocess.Popen[str]:
 def run(*arguments: str | Path, **more: str) -> tuple[int, str, str]:
     """The command as a process: exit code, standard output, standard error."""
     process = start(*arguments, **more)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 

@@ -84,18 +84,15 @@ def check_whole(out: Path) -> None:
         assert record["seconds"] > 0 and record["peak_mb"] > 0, stage
 
 
-def test_the_whole_method_runs_and_a_second_run_returns_at_once(tmp_path: Path, capsys: Capture) -> None:
+def test_the_whole_method_runs_and_a_second_run_does_nothing_again(tmp_path: Path, capsys: Capture) -> None:
     with serving(Tutor()) as server:
         command = ("demo", "--recipe", miniature(tmp_path, server), "--out", tmp_path / "run")
-        began = time.monotonic()
         code, _, err = call(capsys, *command)
-        first = time.monotonic() - began
         assert code == 0, err
         check_whole(tmp_path / "run")
-        began, asked = time.monotonic(), len(server.bodies)
+        asked = len(server.bodies)
         code, _, err = call(capsys, *command)
         assert code == 0, err
-        assert time.monotonic() - began < max(5.0, first / 2)
         assert err.count("already done") == len(STAGES)
         assert len(server.bodies) == asked
         assert call(capsys, "eval", *command[1:])[0] == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +32,14 @@ class Measured:
             "cpu_seconds": round(self.cpu_seconds, 1),
             "peak_mb": round(self.peak_mb),
         }
+
+
+def release_memory() -> None:
+    """Give what a finished stage freed back to the system: glibc would keep it, and the next stage pays for it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from safer_steer.config import Recipe
 from safer_steer.construct.stage import construct, scripts_of
 from safer_steer.dialogue import Script, Seed
 from safer_steer.errors import ConfigError, StageError
-from safer_steer.measured import measure
+from safer_steer.measured import measure, release_memory
 from safer_steer.progress import Reporter
 from safer_steer.seats import ScriptUser, UserActor
 from safer_steer.seeds import load_builtin, load_jsonl, materialise_images
@@ -175,7 +174,7 @@ class Pipeline:
         with measure() as measured:
             async with Seating(self.recipe, self.run.images, notify=self.report.note) as seats:
                 result = await work(seats)
-        gc.collect()
+        release_memory()
         if before is not None:
             self.report.note(f"{name}: already done")
             return before
