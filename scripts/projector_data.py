@@ -113,7 +113,7 @@ def place(stamp: Image.Image, rng: random.Random | None) -> Image.Image:
     """A stamp on a square: centred on white, or (with a generator) moved, scaled, flipped, on some colour."""
     side = max(stamp.size)
     if rng is None:
-        canvas, scale, offset = Image.new("RGBA", (side, side), "white"), 1.0, (0.5, 0.5)
+        canvas, scale, offset = (Image.new("RGBA", (side, side), "white"), 1.0, (0.5, 0.5))
     else:
         tone = tuple(rng.randrange(130, 256) for _ in range(3)) if rng.random() < 0.6 else (255, 255, 255)
         side = round(side * rng.uniform(0.85, 1.25))
@@ -161,7 +161,7 @@ def shapes(count: int, seed: int) -> Iterator[Sample]:
     """Pictures of one to four equal shapes."""
     rng = random.Random(seed)
     for index in range(count):
-        name, shape, number = rng.choice(list(COLOURS)), rng.choice(SHAPES), rng.choice((1, 1, 2, 3, 4))
+        name, shape, number = (rng.choice(list(COLOURS)), rng.choice(SHAPES), rng.choice((1, 1, 2, 3, 4)))
         ground = rng.choice([c for c in ("white", "white", "gray", "black", "yellow", "blue") if c != name])
         image = Image.new("RGB", (SIDE, SIDE), COLOURS[ground])
         spots = [(0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)] if number > 1 else [(0.5, 0.5)]
@@ -224,7 +224,7 @@ def written(words: Sequence[str], font_name: str, rng: random.Random, key: str, 
         done = ""
         for index in line:
             for spot, letter in enumerate(words[index]):
-                left, right = x + font.getlength(done), x + font.getlength(done + letter)
+                left, right = (x + font.getlength(done), x + font.getlength(done + letter))
                 box = (left / SIDE, y / SIDE, right / SIDE, (y + font.size * 1.15) / SIDE)
                 letters.append(Letter(index, spot, letter.lower(), box))
                 done += letter

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
-from safer_steer.embedded.projector import BLANK, Projector
+from safer_steer.embedded.projector import BLANK, Projector, views
 
 SHOW = "What is in the picture?"
 READ = "What is written in the picture?"
@@ -27,29 +27,35 @@ READ_VARIANTS = (READ, READ, "What does the text say?", "Read the text in the im
 class Pictures:
     """Cached pictures of one kind: features, what the reader found, and a true answer for each."""
 
-    final: Tensor  # (n, 1280, 4, 4) half
+    meant: Tensor  # (n, 5, meaning): where the whole picture and its quarters fall in the space of meanings
     class_logits: Tensor  # (n, classes)
     found: Tensor  # (n, words, letters, 27)
     answers: list[str]
 
     def pick(self, rows: list[int]) -> "Pictures":
         """A subset, in the order given."""
-        return Pictures(self.final[rows], self.class_logits[rows], self.found[rows], [self.answers[r] for r in rows])
+        return Pictures(self.meant[rows], self.class_logits[rows], self.found[rows], [self.answers[r] for r in rows])
 
 
 @torch.no_grad()
-def pictures(features: dict[str, Tensor], answers: list[str], tower: Any, projector: Projector) -> Pictures:
-    """`Pictures` from cached features; without cached strokes the reader is taken to have found nothing."""
-    final = features["final"]
-    class_logits = torch.cat([tower.classifier(part.float().mean((-2, -1))) for part in final.split(256)])
+def pictures(
+    features: dict[str, Tensor], answers: list[str], tower: Any, projector: Projector, meant: Tensor | None = None
+) -> Pictures:
+    """`Pictures` from cached features; without cached strokes the reader is taken to have found nothing.
+
+    Pass `meant` when the meanings come from a map that was not fitted to these pictures.
+    """
+    pooled = torch.cat([views(part.float()) for part in features["final"].split(256)])
+    class_logits = tower.classifier(pooled[:, 0])
+    meant = projector.objects.meaning(pooled) if meant is None else meant
     reader = projector.reader
     if "fine" in features:
         pairs = zip(features["fine"].split(64), features["middle"].split(64), strict=True)
         found = torch.cat([reader.find(fine.float(), middle.float())[1] for fine, middle in pairs])
     else:
-        found = torch.zeros(len(final), reader.words, reader.places, BLANK + 1)
+        found = torch.zeros(len(pooled), reader.words, reader.places, BLANK + 1)
         found[..., BLANK] = 1
-    return Pictures(final, class_logits, found, answers)
+    return Pictures(meant, class_logits, found, answers)
 
 
 class Likelihood:
@@ -123,7 +129,7 @@ def contrast_loss(sums: Tensor, lengths: Tensor, sharpness: float = 4.0) -> tupl
 @torch.no_grad()
 def alone(score: Likelihood, projector: Projector, shown: Pictures, question: str) -> dict[str, float]:
     """Log-likelihood per token of each different answer, given an image without any feature."""
-    none = [torch.zeros_like(t[:1]) for t in (shown.final.float(), shown.class_logits, shown.found)]
+    none = [torch.zeros_like(t[:1]) for t in (shown.meant, shown.class_logits, shown.found)]
     image = projector.compose(*none, score.table)
     found = {}
     for answer in sorted(set(shown.answers)):
@@ -149,7 +155,7 @@ def match(
         table = rivals(shown.answers, shown.answers, ways, rng)
         for rows in torch.arange(count).split(16):
             part, answers = shown.pick(rows.tolist()), [table[r] for r in rows]
-            image = projector.compose(part.final.float(), part.class_logits, part.found, score.table)
+            image = projector.compose(part.meant, part.class_logits, part.found, score.table)
             sums, lengths = score(image, question, answers)
             means = sums / lengths
             wins[trial, rows] = means.argmax(1).eq(0).float()

@@ -90,11 +90,8 @@ def fresh_projector(vocabulary: Vocabulary, language_model: LlamaForCausalLM, to
         return table[tokenizer.encode(text, add_special_tokens=False)].mean(0)
 
     with torch.no_grad():
-        projector.quadrant.weight.zero_()
-        projector.quadrant.bias.zero_()
         projector.frame.copy_(torch.stack([embedding(" picture"), embedding(" words")]))
         projector.unwritten.copy_(embedding(" -"))
-        projector.quadrant_place.copy_(embedding(",").expand_as(projector.quadrant_place))
     return projector
 
 
@@ -103,5 +100,5 @@ def load_parameters(projector: Projector, path: Path, part: str) -> None:
     state = torch.load(path, weights_only=True)
     with torch.no_grad():
         for name, parameter in projector.named_parameters():
-            if name.startswith(part):
+            if name.startswith(part) and name in state:
                 parameter.copy_(state[name])

@@ -164,7 +164,7 @@ def test_gradient_reaches_projector_and_language_model(tiny: SteerVLMForConditio
     tiny(input_ids=ids, pixel_values=pixels, labels=labels).loss.backward()
     assert tiny.projector.frame.grad is not None and float(tiny.projector.frame.grad.abs().sum()) > 0
     assert float(tiny.projector.objects.meaning.weight.grad.abs().sum()) == 0  # its meanings are all zero here
-    assert float(tiny.projector.quadrant.weight.grad.abs().sum()) > 0
+    assert float(tiny.projector.offset.grad.abs().sum()) > 0
     assert float(tiny.language_model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum()) > 0
     assert all(p.grad is None for p in tiny.vision_tower.parameters())
 

@@ -27,7 +27,7 @@ from safer_steer.embedded.processing import SteerVLMImageProcessor, SteerVLMProc
 from safer_steer.embedded.vision import EfficientNetLite, fold_batch_norm
 from safer_steer.errors import WeightsError
 
-RECIPE = 2  # raise when the building changes, so that an older cache is rebuilt
+RECIPE = 3  # raise when the building changes, so that an older cache is rebuilt
 MANIFEST = "manifest.json"
 IMAGE_TOKEN_ID = 16
 VISION_WIDTH, VISION_DEPTH = 1.1, 1.2

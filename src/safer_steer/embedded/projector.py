@@ -2,13 +2,13 @@
 
 An image becomes a short, fixed run of input embeddings:
 
-    frame · K object words · frame · W written words · Q quadrant tokens
+    frame · K object words · frame · W written words · a word for each quarter
 
-*Object words* and *written words* are convex mixes of the language model's own input embeddings, so that a frozen
-language model reads them natively. Object words come from the ImageNet head and a small learned correction: the
-K likeliest words of a vocabulary, each found after the ones before it were taken away. Written words come from a
-reader of strokes, which finds the letters on the picture and scores every whole-word token of the language
-model's vocabulary by its spelling. *Quadrant tokens* carry freely what words cannot say.
+All are convex mixes of the language model's own input embeddings (plus a small learned offset for each place), so
+that a frozen language model reads them natively. Object words come from the ImageNet head and from closeness in
+meaning: the K likeliest words of a vocabulary, each found after the ones before it were taken away. Written words
+come from a reader of strokes, which finds the letters on the picture and scores every whole-word token of the
+language model's vocabulary by its spelling.
 """
 
 import torch
@@ -20,14 +20,20 @@ from safer_steer.embedded.vision import HEAD_WIDTH, VisionFeatures, stage_widths
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 BLANK = len(LETTERS)  # the class of a place after a word's end
 ROWS, COLUMNS = 16, 32  # the reader's grid: cells 16 pixels high and 8 wide on a picture of side 256
-QUADRANTS = 4
+QUARTERS = 4
+
+
+def views(final: Tensor) -> Tensor:
+    """(B, 5, 1280): the mean of the final features (B, 1280, S, S) over the whole picture, then over each quarter."""
+    quarters = F.adaptive_avg_pool2d(final, 2).flatten(2).transpose(1, 2)
+    return torch.cat([final.mean((-2, -1)).unsqueeze(1), quarters], 1)
 
 
 class ObjectWords(nn.Module):
-    """Words for what is shown: the ImageNet head's evidence, and closeness in meaning to what a small network sees.
+    """Words for what is shown: the ImageNet head's evidence, and closeness in meaning to what the tower sees.
 
-    `meanings` places every word of the vocabulary in a space made from the language model's hidden states, so that
-    words which no training caption contains are still reached through their neighbours.
+    `meanings` places every word of the vocabulary in a space made from the language model's hidden states; `meaning`
+    maps pooled features into it, so that words which no training caption contains are reached through neighbours.
     """
 
     class_words: Tensor  # (classes, words_per_class): vocabulary indices of the words in a class's name; -1 is none
@@ -35,29 +41,32 @@ class ObjectWords(nn.Module):
     meanings: Tensor  # (vocabulary, meaning): unit vectors
 
     def __init__(
-        self, vocabulary: int, classes: int, pieces: int, words_per_class: int, hidden: int, meaning: int, words: int
+        self, vocabulary: int, classes: int, pieces: int, words_per_class: int, meaning: int, words: int
     ) -> None:
         super().__init__()
         self.words = words
-        self.norm = nn.LayerNorm(HEAD_WIDTH)
-        self.hidden = nn.Linear(HEAD_WIDTH, hidden)
-        self.meaning = nn.Linear(hidden, meaning)
-        self.trust = nn.Parameter(torch.ones(()))
-        self.sharpness = nn.Parameter(torch.tensor(8.0))
+        self.meaning = nn.Linear(HEAD_WIDTH, meaning)
+        self.trust = nn.Parameter(torch.tensor(0.5))
+        self.sharpness = nn.Parameter(torch.tensor(20.0))
+        self.sharpness_of_quarters = nn.Parameter(torch.tensor(20.0))
         self.register_buffer("class_words", torch.full((classes, words_per_class), -1, dtype=torch.int32))
         self.register_buffer("word_pieces", torch.full((vocabulary, pieces), -1, dtype=torch.int32))
         self.register_buffer("meanings", torch.zeros(vocabulary, meaning))
 
-    def logits(self, hidden: Tensor, class_logits: Tensor) -> Tensor:
-        """(B, vocabulary) word logits from the hidden layer (B, hidden) and the ImageNet logits (B, classes)."""
-        named = self.class_words >= 0
+    def named(self, class_logits: Tensor) -> Tensor:
+        """(B, vocabulary): the ImageNet probability (B, classes) of the classes that a word names."""
+        known = self.class_words >= 0
         mass = class_logits.new_zeros(class_logits.shape[0], len(self.meanings))
         probabilities = class_logits.softmax(-1)
         for column in range(self.class_words.shape[1]):
-            rows = named[:, column]
+            rows = known[:, column]
             mass = mass.index_add(1, self.class_words[rows, column].long(), probabilities[:, rows])
-        close = self.meaning(hidden) @ self.meanings.T
-        evidence: Tensor = self.trust * (mass + 1e-4).log() + self.sharpness * close
+        return mass
+
+    def logits(self, meant: Tensor, class_logits: Tensor) -> Tensor:
+        """(B, vocabulary) logits of words for the whole picture, from its meaning (B, meaning) and ImageNet logits."""
+        close = self.sharpness * (meant @ self.meanings.T)
+        evidence: Tensor = close + self.trust * (self.named(class_logits) + 1e-4).log()
         return evidence
 
     def embeddings(self, table: Tensor) -> Tensor:
@@ -66,15 +75,20 @@ class ObjectWords(nn.Module):
         pieces = table[self.word_pieces.clamp(min=0).long()] * known
         return pieces.sum(1) / known.sum(1).clamp(min=1)
 
-    def forward(self, logits: Tensor, table: Tensor) -> Tensor:
-        """(B, K, width): the likeliest word, then the likeliest of what is left, and so on."""
+    def forward(self, meant: Tensor, class_logits: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, K, width): the likeliest word, then the likeliest of what is left, and so on; and (B, 4, width).
+
+        `meant` (B, 5, meaning) is what `meaning` makes of the `views`; the second result has a word for each quarter.
+        """
         words = self.embeddings(table)
+        quarters = (self.sharpness_of_quarters * (meant[:, 1:] @ self.meanings.T)).softmax(-1) @ words
+        logits = self.logits(meant[:, 0], class_logits)
         mixes = []
         for _ in range(self.words):
             probabilities = logits.softmax(-1)
             mixes.append(probabilities @ words)
             logits = logits + torch.log1p(-probabilities.clamp(max=1 - 1e-4))
-        return torch.stack(mixes, 1)
+        return torch.stack(mixes, 1), quarters
 
 
 class ReaderBlock(nn.Module):
@@ -168,28 +182,18 @@ class Projector(nn.Module):
         letters: int = 12,
         pieces: int = 4,
         words_per_class: int = 6,
-        hidden: int = 256,
         meaning: int = 128,
         reader_width: int = 96,
         reader_blocks: int = 4,
     ) -> None:
         super().__init__()
         fine, middle = (stage_widths(vision_width)[stage] for stage in (2, 4))
-        self.objects = ObjectWords(vocabulary, classes, pieces, words_per_class, hidden, meaning, object_words)
+        self.objects = ObjectWords(vocabulary, classes, pieces, words_per_class, meaning, object_words)
         self.reader = Reader(fine, middle, reader_width, reader_blocks, written_words, letters, lexicon)
-        self.quadrant = nn.Linear(hidden, width)
-        self.quadrant_place = nn.Parameter(torch.zeros(QUADRANTS, width))
         self.frame = nn.Parameter(torch.zeros(2, width))
         self.unwritten = nn.Parameter(torch.zeros(width))
-        self.tokens = object_words + written_words + QUADRANTS + 2
-
-    def hide(self, pooled: Tensor) -> Tensor:
-        """The shared hidden layer of pooled final features (…, 1280)."""
-        return F.gelu(self.objects.hidden(self.objects.norm(pooled)))
-
-    def object_logits(self, final: Tensor, class_logits: Tensor) -> Tensor:
-        """(B, vocabulary) logits of the words for what is shown."""
-        return self.objects.logits(self.hide(final.mean((-2, -1))), class_logits)
+        self.tokens = object_words + written_words + QUARTERS + 2
+        self.offset = nn.Parameter(torch.zeros(self.tokens, width))
 
     def written(self, spelled: Tensor, table: Tensor) -> Tensor:
         """(B, W, width) written words as mixes of token embeddings; a learned vector where nothing is written."""
@@ -197,17 +201,15 @@ class Projector(nn.Module):
         words = torch.where(blank, self.unwritten, table[self.reader.token.long()])
         return spelled @ words
 
-    def compose(self, final: Tensor, class_logits: Tensor, found: Tensor, table: Tensor) -> Tensor:
-        """(B, tokens, width) from final features, ImageNet logits and the letters that the reader found."""
+    def compose(self, meant: Tensor, class_logits: Tensor, found: Tensor, table: Tensor) -> Tensor:
+        """(B, tokens, width) from the meanings of the views, ImageNet logits and the letters that the reader found."""
         table = table.detach()
-        shown = self.objects(self.object_logits(final, class_logits), table)
+        shown, quarters = self.objects(meant, class_logits, table)
         written = self.written(self.reader.spell(found), table)
-        quarters = F.adaptive_avg_pool2d(final, 2).flatten(2).transpose(1, 2)
-        free = self.quadrant(self.hide(quarters)) + self.quadrant_place
         frame = self.frame.expand(len(shown), -1, -1)
-        return torch.cat([frame[:, :1], shown, frame[:, 1:], written, free], 1)
+        return torch.cat([frame[:, :1], shown, frame[:, 1:], written, quarters], 1) + self.offset
 
     def forward(self, features: VisionFeatures, class_logits: Tensor, table: Tensor) -> Tensor:
         """(B, tokens, width) input embeddings; `table` is the language model's input embedding matrix."""
         _, found = self.reader.find(features.fine, features.middle)
-        return self.compose(features.final, class_logits, found, table)
+        return self.compose(self.objects.meaning(views(features.final)), class_logits, found, table)
