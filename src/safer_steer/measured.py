@@ -28,8 +28,8 @@ class Measured:
 
     def figures(self) -> dict[str, Any]:
         return {
-            "seconds": round(self.seconds, 1),
-            "cpu_seconds": round(self.cpu_seconds, 1),
+            "seconds": round(self.seconds, 3),
+            "cpu_seconds": round(self.cpu_seconds, 3),
             "peak_mb": round(self.peak_mb),
         }
 

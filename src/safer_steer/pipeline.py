@@ -181,7 +181,7 @@ class Pipeline:
         result = {**result, **measured.figures()}
         self.run.finish(name, result)
         figures = measured.figures()
-        self.report.note(f"{name}: {figures['seconds']} s, peak memory {figures['peak_mb']} MB")
+        self.report.note(f"{name}: {figures['seconds']:.1f} s, peak memory {figures['peak_mb']} MB")
         return result
 
 
