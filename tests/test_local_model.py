@@ -255,8 +255,9 @@ def test_adapters_count_and_may_change(store: ImageStore, pack: bool, monkeypatc
     local = LocalModel(adapted(tiny_student()), tiny_processor(), name="tiny", images=store, pack=pack)
     before = asyncio.run(dialogue(local, ["One", "Two"], (), GREEDY))
     optimiser = torch.optim.AdamW([p for p in local.model.parameters() if p.requires_grad], lr=0.1, fused=True)
-    local.model(input_ids=torch.tensor([[1, 9, 8, 7]])).logits.square().mean().backward()
-    optimiser.step()
+    with local._batcher.busy:  # the worker may still be leaving its last batch; `exclusive` would also drop the copies
+        local.model(input_ids=torch.tensor([[1, 9, 8, 7]])).logits.square().mean().backward()
+        optimiser.step()
     after = asyncio.run(dialogue(local, ["One", "Two"], (), GREEDY))
     assert traces(before) != traces(after)
     ids: tuple[int, ...] = ()
