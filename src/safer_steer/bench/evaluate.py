@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safer_steer.bench.metrics import Group, counts, group, grouped, unscored_reasons
+from safer_steer.bench.metrics import Group, group, grouped, unscored_reasons
 from safer_steer.bench.survival import SurvivalPoint, survival_curve
 from safer_steer.config import EvalConfig
 from safer_steer.converse import converse
@@ -106,9 +106,10 @@ async def run_eval(evaluation: Evaluation, config: EvalConfig, open_dialogues: i
                     faults.append(Fault(attempt=attempt, rollout=rollout))
                     _give_up(rollout, finished, len(faults.keys), attempt, evaluation)
                 report.advance(1, **_facts(rollout))
-    summary = summarise(list(outcomes(folder)), evaluation, config, time.monotonic() - began)
+    rollouts = list(outcomes(folder))
+    summary = summarise(rollouts, evaluation, config, time.monotonic() - began)
     write_json(folder / "summary.json", summary.contract())
-    write_turns(folder / "turns.parquet", list(outcomes(folder)))
+    write_turns(folder / "turns.parquet", rollouts)
     return summary
 
 
@@ -229,8 +230,3 @@ def _verdict_columns(verdict: Scored | Unscored) -> dict[str, Any]:
         return {"status": "unscored", "reason": str(verdict.reason)}
     scores = {key: int(value) for key, value in verdict.scores.items() if key in ("safety", "helpfulness")}
     return {"status": "scored", "reason": verdict.rationale, "flags": ",".join(verdict.flags), **scores}
-
-
-def evaluation_counts(folder: Path) -> dict[str, int]:
-    """The counts of a folder's transcripts so far."""
-    return counts(list(outcomes(folder))).model_dump()
