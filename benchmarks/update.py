@@ -24,7 +24,6 @@ from safer_steer.dialogue import ImageRef
 from safer_steer.embedded.build import ensure_student
 from safer_steer.seeds import load_builtin, materialise_images
 from safer_steer.store import ImageStore
-from safer_steer.train.loss import Normalise
 from safer_steer.train.policy import Policy
 from safer_steer.train.trajectory import Group, Trajectory
 from safer_steer.train.update import Updater
@@ -66,7 +65,7 @@ def measure(name: str, folder: Path, store: ImageStore, images: list[ImageRef], 
     group = Group("s", trajectories(images, opening), ((0.0,),) * len(images))
     optimizer = torch.optim.AdamW(policy.trainable.values(), lr=1e-5)
     config = GrpoConfig(micro_batch=micro_batch)
-    update = Updater(policy, optimizer, student.tokens, student.banned, config, Normalise.DAPO)
+    update = Updater(policy, optimizer, student.tokens, student.banned, config)
     update([group])
     wall, cpu = time.monotonic(), time.process_time()
     done = update([group])

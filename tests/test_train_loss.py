@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from safer_steer.actors.local import DialogueTokenizer, LocalModel
 from safer_steer.config import GrpoConfig, LoraConfig
 from safer_steer.errors import ConfigError, StageError
+from safer_steer.reward import Normalise, dialogue_weights
 from safer_steer.train.batch import micro_batches, tokens_of
 from safer_steer.train.export import save_merged
-from safer_steer.train.loss import Normalise, dialogue_weights, kl_k3, policy_loss, token_logprobs
+from safer_steer.train.loss import kl_k3, policy_loss, token_logprobs
 from safer_steer.train.policy import Policy, descend, lora_targets
 from safer_steer.train.sft import Example
 from safer_steer.train.trajectory import Group, Trajectory
@@ -110,7 +111,7 @@ def test_loss_and_gradient_equal_the_plain_implementation(micro_batch: int, targ
     parameters = list(policy.trainable.values())
     gradients = torch.autograd.grad(expected, parameters)
     optimizer = torch.optim.SGD(parameters, lr=0.0)
-    updater = Updater(policy, optimizer, DialogueTokenizer.of(policy.processor), banned, config, Normalise.DAPO)
+    updater = Updater(policy, optimizer, DialogueTokenizer.of(policy.processor), banned, config)
     done = updater([Group("s", tuple(items), ((0.0,),) * 3)])
     # float32 where the sampling policy's log-softmax is taken, as in rollouts
     assert done.loss == pytest.approx(float(expected.detach()), abs=1e-6)

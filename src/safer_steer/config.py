@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from safer_steer.dialogue import MAX_TURNS, AnswerFormat
 from safer_steer.errors import ConfigError
-from safer_steer.reward import Credit, RewardWeights, Shaping
+from safer_steer.reward import Credit, Normalise, RewardWeights, Shaping
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -92,6 +92,7 @@ class SftConfig(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup_share: Share = 0.1
     max_length: Positive = 32768
+    checkpoint_every: Positive = 10
     lora: LoraConfig | None = LoraConfig()
 
 
@@ -118,12 +119,18 @@ class GrpoConfig(_Section):
     alpha: Share = 0.3
     credit: Credit = Credit.SUM
     divide_by_std: bool = False
+    normalise: Normalise = Normalise.DAPO
+    """How the tokens' losses become one number: `paper`, `grpo`, `dapo` or `dr_grpo`."""
     feedback: bool = True
     """Feedback Dynamics: the tutor writes `u_{t+1}`. Off: the script as written (the ablation)."""
     format_failure_reward: Share = 0.0
     """The turn reward of an answer without judgeable text: a named policy, counted in the metrics."""
     retries: Annotated[int, Field(ge=0)] = 1
     """How often a group with an unscored turn is played again before it is dropped and counted."""
+    benign_share: Share = 0.25
+    """The share of benign scripts among those played."""
+    transcripts_per_step: Positive = 8
+    """How many dialogues of a step are written down to be read."""
     checkpoint_every: Positive = 5
     lora: LoraConfig | None = LoraConfig()
 

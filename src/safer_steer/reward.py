@@ -148,3 +148,37 @@ def group_advantages(returns: Sequence[Sequence[float]], *, divide_by_std: bool 
 def has_spread(returns: Sequence[Sequence[float]], tolerance: float = 1e-8) -> bool:
     """Whether a group says anything: some turn's returns differ by more than `tolerance`."""
     return any(abs(value) > tolerance for row in group_advantages(returns) for value in row)
+
+
+class Normalise(StrEnum):
+    """How a batch's token losses become one number.
+
+    With D dialogues of n_i answer tokens: `PAPER` sums each dialogue's tokens and averages over dialogues, as in the
+    paper's formula; `DAPO` divides the same sum by all Σ n_i tokens, so that its size does not grow with length;
+    `DR_GRPO` divides it by the constant D · (longest answer allowed) · (most turns); `GRPO` averages each dialogue
+    over its own tokens first, so that a token of a short dialogue weighs more. The first three agree in direction.
+    """
+
+    PAPER = "paper"
+    GRPO = "grpo"
+    DAPO = "dapo"
+    DR_GRPO = "dr_grpo"
+
+
+def dialogue_weights(lengths: Sequence[int], normalise: Normalise, most_tokens: int) -> list[float]:
+    """What each token of a dialogue counts, one weight per dialogue of `lengths` answer tokens.
+
+    `most_tokens` is the most that a dialogue may have, for `DR_GRPO`.
+
+    >>> [dialogue_weights([1, 3], kind, 10) for kind in Normalise]
+    [[0.5, 0.5], [0.5, 0.16666666666666666], [0.25, 0.25], [0.05, 0.05]]
+    """
+    match normalise:
+        case Normalise.PAPER:
+            return [1 / len(lengths)] * len(lengths)
+        case Normalise.GRPO:
+            return [1 / (len(lengths) * length) for length in lengths]
+        case Normalise.DAPO:
+            return [1 / sum(lengths)] * len(lengths)
+        case Normalise.DR_GRPO:
+            return [1 / (len(lengths) * most_tokens)] * len(lengths)

@@ -23,7 +23,6 @@ from safer_steer.seats import Cast, Judge, ScriptUser
 from safer_steer.store import Journal, RunFolder, fingerprint
 from safer_steer.train.checkpoint import Checkpoint, journal_until, weights_print
 from safer_steer.train.export import save_merged
-from safer_steer.train.loss import Normalise
 from safer_steer.train.metrics import GrpoStep, describe, warnings, without_traces
 from safer_steer.train.playing import Played, play_step
 from safer_steer.train.policy import Policy
@@ -31,14 +30,6 @@ from safer_steer.train.schedule import scripts_of_step, shortened
 from safer_steer.train.update import Updater
 
 STAGE = "grpo"
-
-
-class GrpoOptions(Record):
-    """What the recipe does not name yet. `benign_share` of the scripts played are benign ones."""
-
-    normalise: Normalise = Normalise.DAPO
-    benign_share: float = 0.25
-    transcripts_per_step: int = 8
 
 
 class Transcript(Record):
@@ -56,10 +47,9 @@ def run_grpo(
     scripts: Iterable[Script],
     tutor: Judge,
     report: Reporter,
-    options: GrpoOptions | None = None,
 ) -> dict[str, Any]:
     """`grpo` in an event loop of its own: for callers that are not in one."""
-    return asyncio.run(grpo(recipe, run, model_path, scripts=scripts, tutor=tutor, report=report, options=options))
+    return asyncio.run(grpo(recipe, run, model_path, scripts=scripts, tutor=tutor, report=report))
 
 
 async def grpo(
@@ -70,24 +60,22 @@ async def grpo(
     scripts: Iterable[Script],
     tutor: Judge,
     report: Reporter,
-    options: GrpoOptions | None = None,
 ) -> dict[str, Any]:
     """Train the model in `model_path` on `scripts` against `tutor`; the result is `grpo/model`. Resumes.
 
     Returns the counts, at once if the stage is done. Raises `StageError` when there is nothing to play or no step
     has a group to learn from, `StorageError`, `WeightsError`.
     """
-    chosen = GrpoOptions() if options is None else options
     pool = [shortened(script, recipe.grpo.max_turns) for script in scripts]
     if not pool:
         raise StageError("there are no scripts to play", where=STAGE, hint="run bootstrap first")
     people = (tutor.stamp.model_dump(), weights_print(model_path))
-    run.claim(STAGE, fingerprint(STAGE, _settings(recipe, chosen), sorted(s.to_json() for s in pool), people))
+    run.claim(STAGE, fingerprint(STAGE, _settings(recipe), sorted(s.to_json() for s in pool), people))
     done = run.finished(STAGE)
     if done is not None:
         return done
     policy = Policy.load(model_path, recipe.grpo.lora, seed=recipe.seed)
-    trainer = Trainer(recipe, run, policy, tutor, pool, report, chosen)
+    trainer = Trainer(recipe, run, policy, tutor, pool, report)
     try:
         steps = await trainer.run()
     finally:
@@ -101,9 +89,10 @@ async def grpo(
     return result
 
 
-def _settings(recipe: Recipe, options: GrpoOptions) -> tuple[object, ...]:
-    dumped = recipe.grpo.model_dump(mode="json")
-    return recipe.seed, recipe.answer_format, recipe.system_prompt, dumped, options.model_dump(mode="json")
+def _settings(recipe: Recipe) -> tuple[object, ...]:
+    """What the result depends on: not how often it is written down."""
+    dumped = recipe.grpo.model_dump(mode="json", exclude={"checkpoint_every", "transcripts_per_step"})
+    return recipe.seed, recipe.answer_format, recipe.system_prompt, dumped
 
 
 class Trainer:
@@ -117,10 +106,9 @@ class Trainer:
         tutor: Judge,
         scripts: Sequence[Script],
         report: Reporter,
-        options: GrpoOptions,
     ) -> None:
         config = recipe.grpo
-        self._recipe, self._config, self._options = recipe, config, options
+        self._recipe, self._config = recipe, config
         self._scripts, self._report, self._policy = scripts, report, policy
         self._folder = run.stage(STAGE)
         self.student = LocalModel(
@@ -136,9 +124,7 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(
             policy.trainable.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self._update = Updater(
-            policy, self._optimizer, self.student.tokens, self.student.banned, config, options.normalise
-        )
+        self._update = Updater(policy, self._optimizer, self.student.tokens, self.student.banned, config)
 
     async def run(self) -> list[GrpoStep]:
         """Every step that is still to do; returns the metrics of all steps, those before a restart included."""
@@ -165,12 +151,10 @@ class Trainer:
 
     async def _step(self, step: int, transcripts: Journal[Transcript]) -> GrpoStep:
         config, began = self._config, time.monotonic()
-        scripts = scripts_of_step(
-            self._scripts, step, config.seeds_per_step, self._options.benign_share, self._recipe.seed
-        )
+        scripts = scripts_of_step(self._scripts, step, config.seeds_per_step, config.benign_share, self._recipe.seed)
         played = await play_step(scripts, self._cast, config, step, self._recipe.open_dialogues)
         middle = time.monotonic()
-        for rollout in played.rollouts[:: max(1, len(played.rollouts) // self._options.transcripts_per_step)]:
+        for rollout in played.rollouts[:: max(1, len(played.rollouts) // config.transcripts_per_step)]:
             transcripts.append(Transcript(step=step, rollout=without_traces(rollout)))
         learned = self._learn(played)
         seconds = middle - began

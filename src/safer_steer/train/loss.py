@@ -9,10 +9,9 @@ which at ρ = 1 has the gradient of the paper's `−A·log π + β·KL`. `Normal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import torch
@@ -24,40 +23,6 @@ from safer_steer.train.batch import Tokens
 
 CHUNK = 512
 """How many positions get their vocabulary-wide logits at a time (100 MB each at 49k words, 312 MB at 152k)."""
-
-
-class Normalise(StrEnum):
-    """How a batch's token losses become one number.
-
-    With D dialogues of n_i answer tokens: `PAPER` sums each dialogue's tokens and averages over dialogues, as in the
-    paper's formula; `DAPO` divides the same sum by all Σ n_i tokens, so that its size does not grow with length;
-    `DR_GRPO` divides it by the constant D · (longest answer allowed) · (most turns); `GRPO` averages each dialogue
-    over its own tokens first, so that a token of a short dialogue weighs more. The first three agree in direction.
-    """
-
-    PAPER = "paper"
-    GRPO = "grpo"
-    DAPO = "dapo"
-    DR_GRPO = "dr_grpo"
-
-
-def dialogue_weights(lengths: Sequence[int], normalise: Normalise, most_tokens: int) -> list[float]:
-    """What each token of a dialogue counts, one weight per dialogue of `lengths` answer tokens.
-
-    `most_tokens` is the most that a dialogue may have, for `DR_GRPO`.
-
-    >>> [dialogue_weights([1, 3], kind, 10) for kind in Normalise]
-    [[0.5, 0.5], [0.5, 0.16666666666666666], [0.25, 0.25], [0.05, 0.05]]
-    """
-    match normalise:
-        case Normalise.PAPER:
-            return [1 / len(lengths)] * len(lengths)
-        case Normalise.GRPO:
-            return [1 / (len(lengths) * length) for length in lengths]
-        case Normalise.DAPO:
-            return [1 / sum(lengths)] * len(lengths)
-        case Normalise.DR_GRPO:
-            return [1 / (len(lengths) * most_tokens)] * len(lengths)
 
 
 def token_logprobs(

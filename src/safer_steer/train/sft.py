@@ -26,7 +26,6 @@ from safer_steer.train.loss import token_logprobs
 from safer_steer.train.policy import Policy, descend
 
 STAGE = "sft"
-CHECKPOINT_EVERY = 10
 MAX_GRAD_NORM = 1.0
 
 
@@ -58,7 +57,7 @@ def run_sft(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) 
     """
     kept = run.root / "bootstrap" / "kept.jsonl"
     rollouts = list(read_records(kept, Rollout))
-    settings = (recipe.seed, recipe.sft.model_dump(mode="json"), recipe.system_prompt)
+    settings = (recipe.seed, recipe.sft.model_dump(mode="json", exclude={"checkpoint_every"}), recipe.system_prompt)
     run.claim(STAGE, fingerprint(STAGE, settings, [item.to_json() for item in rollouts], weights_print(model_path)))
     done = run.finished(STAGE)
     if done is not None:
@@ -140,7 +139,7 @@ def train(
                 seconds=round(time.monotonic() - began, 3),
             )
             journal.append(line)
-            if step % CHECKPOINT_EVERY == 0 or step == total:
+            if step % config.checkpoint_every == 0 or step == total:
                 checkpoint.save(step, policy, optimizer)
             report.advance(loss=loss)
         return [line.loss for line in journal]

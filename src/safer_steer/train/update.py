@@ -11,8 +11,9 @@ from torch import Tensor
 
 from safer_steer.actors.local import DialogueTokenizer
 from safer_steer.config import GrpoConfig
+from safer_steer.reward import dialogue_weights
 from safer_steer.train.batch import Tokens, answer_tokens, micro_batches, tokens_of
-from safer_steer.train.loss import Normalise, PolicyLoss, dialogue_weights, policy_loss, token_logprobs
+from safer_steer.train.loss import PolicyLoss, policy_loss, token_logprobs
 from safer_steer.train.policy import Policy, descend
 from safer_steer.train.trajectory import Group, Trajectory
 from safer_steer.train.trunk import Trunk
@@ -53,11 +54,10 @@ class Updater:
         tokenizer: DialogueTokenizer,
         banned: Sequence[int],
         config: GrpoConfig,
-        normalise: Normalise,
     ) -> None:
         self._policy, self._optimizer, self._tokenizer = policy, optimizer, tokenizer
         self._banned = torch.tensor(banned, dtype=torch.long, device=policy.device)
-        self._config, self._normalise = config, normalise
+        self._config = config
         self._trunk = Trunk(policy.model)
 
     def __call__(self, groups: Sequence[Group]) -> Updated:
@@ -84,10 +84,11 @@ class Updater:
     def _parts(self, trajectories: Sequence[Trajectory]) -> list[_Part]:
         """Micro-batches, neighbours in length together, with the reference's log-probabilities."""
         lengths = [answer_tokens([item]) for item in trajectories]
-        weights = dialogue_weights(lengths, self._normalise, self._config.max_tokens * self._config.max_turns)
+        config = self._config
+        weights = dialogue_weights(lengths, config.normalise, config.max_tokens * config.max_turns)
         weight_of = dict(zip(map(id, trajectories), weights, strict=True))
         parts = []
-        for items in micro_batches(trajectories, self._config.micro_batch):
+        for items in micro_batches(trajectories, config.micro_batch):
             tokens = tokens_of(items, self._tokenizer, self._policy.device)
             reference, trunk = self._reference(tokens)
             parts.append(
