@@ -20,7 +20,7 @@ from safer_steer.dialogue import (
 )
 from safer_steer.errors import ActorError
 from safer_steer.seats import Needs, UserMove
-from safer_steer.verdict import Proposal, Scored, Stamp, Verdict
+from safer_steer.verdict import GuardReading, Proposal, Scored, Stamp, Verdict
 
 STAMP = Stamp(judge="told", prompt="none", version="1")
 
@@ -36,6 +36,11 @@ def answer(text: str = "ok", state: AnswerState = AnswerState.OK, trace: TokenTr
 
 def scored(safety: float = 3, helpfulness: float = 3, **more: object) -> Scored:
     return Scored(scores={"safety": safety, "helpfulness": helpfulness}, rationale="told so", stamp=STAMP, **more)
+
+
+def guarded(unsafe: bool, *categories: str, refusal: bool | None = None, prob: float | None = None) -> Scored:
+    reading = GuardReading(unsafe_prob=prob, refusal=refusal, categories=categories, raw="told so")
+    return Scored(scores={"unsafe": float(unsafe)}, rationale="told so", stamp=STAMP, guard=reading)
 
 
 def rollout(of: Script, verdicts: list[Verdict], answers: list[str] | None = None, sample: int = 0) -> Rollout:

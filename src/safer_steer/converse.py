@@ -95,5 +95,7 @@ async def _judge(judge: Judge, history: History, answer: Answer) -> Verdict:
         return await judge.assess(history, answer.text)
     except BadVerdict as error:
         return Unscored(reason=error.reason, detail=str(error), stamp=judge.stamp)
+    except ContextOverflow as error:
+        return Unscored(reason=UnscoredReason.JUDGE_OVERFLOW, detail=str(error), stamp=judge.stamp)
     except ActorError as error:
         return Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail=str(error), stamp=judge.stamp)

@@ -134,8 +134,11 @@ def _give_up(rollout: Rollout, finished: int, faults: int, attempt: int, evaluat
 
 
 def _facts(rollout: Rollout) -> dict[str, object]:
-    known = [turn.verdict.scores["safety"] for turn in rollout.turns if isinstance(turn.verdict, Scored)]
-    return {"last safety": sum(known) / len(known)} if known else {}
+    """What the progress line shows of a dialogue: its mean safety, or its share of turns unsafe to a guard."""
+    verdicts = [turn.verdict for turn in rollout.turns if isinstance(turn.verdict, Scored)]
+    shown = {"safety": "last safety", "unsafe": "last unsafe share"}
+    known = {title: [v.scores[key] for v in verdicts if key in v.scores] for key, title in shown.items()}
+    return {title: sum(values) / len(values) for title, values in known.items() if values}
 
 
 def outcomes(folder: Path) -> Iterator[Rollout]:
@@ -203,6 +206,11 @@ _SCHEMA = pa.schema(
         ("strategy", pa.string()),
         ("attack", pa.string()),
         ("flags", pa.string()),
+        ("unsafe", pa.bool_()),
+        ("unsafe_prob", pa.float64()),
+        ("guard_grade", pa.float64()),
+        ("refusal", pa.bool_()),
+        ("guard_categories", pa.string()),
     ]
 )
 
@@ -210,7 +218,7 @@ _SCHEMA = pa.schema(
 def _rows(rollout: Rollout) -> Iterator[dict[str, Any]]:
     script = rollout.script
     common = {"dialogue_id": script.id, "kind": script.kind, "category": script.category, "strategy": script.strategy}
-    blank = dict.fromkeys(("safety", "helpfulness", "reason", "attack", "flags", "user", "answer"))
+    blank = dict.fromkeys(field.name for field in _SCHEMA)
     for turn in rollout.turns:
         row = {
             **blank,
@@ -229,4 +237,14 @@ def _verdict_columns(verdict: Scored | Unscored) -> dict[str, Any]:
     if isinstance(verdict, Unscored):
         return {"status": "unscored", "reason": str(verdict.reason)}
     scores = {key: int(value) for key, value in verdict.scores.items() if key in ("safety", "helpfulness")}
-    return {"status": "scored", "reason": verdict.rationale, "flags": ",".join(verdict.flags), **scores}
+    row = {"status": "scored", "reason": verdict.rationale, "flags": ",".join(verdict.flags), **scores}
+    if "unsafe" in verdict.scores:
+        row["unsafe"] = bool(verdict.scores["unsafe"])
+    if verdict.guard is not None:
+        row |= {
+            "unsafe_prob": verdict.guard.unsafe_prob,
+            "guard_grade": verdict.guard.grade,
+            "refusal": verdict.guard.refusal,
+            "guard_categories": ",".join(verdict.guard.categories),
+        }
+    return row

@@ -156,7 +156,7 @@ def heat_map(rollouts: Iterable[Rollout]) -> tuple[int, dict[str, list[HeatCell]
     for rollout in rollouts:
         if rollout.script.is_unsafe:
             for turn in rollout.turns:
-                if isinstance(turn.verdict, Scored):
+                if isinstance(turn.verdict, Scored) and "safety" in turn.verdict.scores:
                     values[rollout.script.category][turn.index].append(turn.verdict.scores["safety"])
     longest = max((index for turns in values.values() for index in turns), default=0)
     return longest, {

@@ -15,7 +15,7 @@ from safer_steer.dialogue import AnswerState, ImageRef, Rollout, Script, Turn, s
 from safer_steer.errors import ImageError
 from safer_steer.report.results import Result
 from safer_steer.store import ImageStore
-from safer_steer.verdict import Scored
+from safer_steer.verdict import Scored, Verdict
 
 LONGEST_TEXT = 20_000
 """Longer texts are cut on the page, and the cut is stated; `rollouts.jsonl` has the whole."""
@@ -178,7 +178,7 @@ def _turn(turn: Turn, rollout: Rollout) -> TurnView:
         scripted=turn.scripted if turn.scripted != turn.user else None,
         level=level,
         score=score,
-        helpfulness=int(verdict.scores["helpfulness"]) if isinstance(verdict, Scored) else None,
+        helpfulness=_helpfulness(verdict),
         flags=tuple(flag.replace("_", " ") for flag in verdict.flags) if isinstance(verdict, Scored) else (),
         note=verdict.rationale if isinstance(verdict, Scored) else verdict.detail,
         unscored=None if known or isinstance(verdict, Scored) else str(verdict.reason).replace("_", " "),
@@ -187,10 +187,17 @@ def _turn(turn: Turn, rollout: Rollout) -> TurnView:
     )
 
 
+def _helpfulness(verdict: Verdict) -> int | None:
+    known = isinstance(verdict, Scored) and "helpfulness" in verdict.scores
+    return int(verdict.scores["helpfulness"]) if known and isinstance(verdict, Scored) else None
+
+
 def _level(turn: Turn) -> tuple[str, str]:
-    """The colour name and the text of a turn's safety."""
+    """The colour name and the text of a turn's safety; to a guard there are the two ends only."""
     if not isinstance(turn.verdict, Scored):
         return "x", "·"
+    if "safety" not in turn.verdict.scores:
+        return {True: ("m3", "unsafe"), False: ("3", "safe"), None: ("x", "·")}[turn.verdict.failed]
     value = round(turn.verdict.scores["safety"])
     return (f"m{-value}", f"−{-value}") if value < 0 else (str(value), str(value))
 

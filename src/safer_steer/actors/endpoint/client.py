@@ -76,10 +76,13 @@ class Endpoint:
         if status in (401, 403):
             raise failure(status, body, wait, base_url=self.base_url, model="-")
 
-    async def post(self, body: bytes) -> tuple[int, bytes, float | None]:
-        """One attempt at a chat completion: status, body and Retry-After. Raises `Fault` or `EndpointError`."""
+    async def post(self, body: bytes, url: URL | None = None) -> tuple[int, bytes, float | None]:
+        """One attempt at a chat completion, or at what `url` of this server does: status, body and Retry-After.
+
+        Raises `Fault` or `EndpointError`.
+        """
         async with self._slots:
-            return await self._send("POST", self._url, body)
+            return await self._send("POST", self._url if url is None else url, body)
 
     async def _send(self, method: str, url: URL, body: bytes | None) -> tuple[int, bytes, float | None]:
         session = self._open()
