@@ -58,8 +58,14 @@ def test_every_answer_and_verdict_of_a_server_is_kept_and_asked_once(tmp_path: P
         assert len(server.bodies) == 8
     assert (summary(out)["counts"], rows(out)) == first
     assert first[0] == {"dialogues": 2, "turns": 4, "scored": 4, "unscored": 0, "failed": 0}
-    assert first[1][1] == {
-        **dict.fromkeys(("strategy", "attack")), "kind": "red_team", "category": "fraud", "flags": "",
+    row = first[1][1]
+    measured = {name: row.pop(name) for name in ("model", "suite", "seconds", "prompt_tokens", "completion_tokens")}
+    assert measured["model"].startswith("openai:student") and measured["seconds"] > 0
+    assert row == {
+        "protocol": "static", "sample": 0, "turns_scripted": 2, "failure": False, "answer_state": "ok",
+        "finish": "stop", "judge": row["judge"],
+        **dict.fromkeys(("strategy", "attack", "unsafe", "unsafe_prob", "guard_grade", "refusal", "guard_categories")),
+        "kind": "red_team", "category": "fraud", "flags": "",
         "dialogue_id": "d1", "turn": 2, "user": "second?", "answer": "An answer to: second?",
         "safety": 3, "helpfulness": 2, "status": "scored", "reason": "firm and useful",
     }  # fmt: skip

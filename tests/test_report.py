@@ -18,7 +18,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from people import STAMP, ToldAssistant, ToldJudge, answer, scored, script
-from safer_steer.bench.evaluate import Evaluation, Fault, summarise, write_turns
+from safer_steer.bench.evaluate import Evaluation, Fault, summarise
+from safer_steer.bench.turns import write_turns
 from safer_steer.config import EvalConfig, Recipe
 from safer_steer.dialogue import AnswerState, Rollout, Script, ScriptKind, StopReason, Turn, UserTurn
 from safer_steer.errors import StageError, StorageError
@@ -120,7 +121,7 @@ def evaluate(
     write_records(folder / "faults.jsonl", [Fault(attempt=1, rollout=rollout) for rollout in faults])
     everything = [*rollouts, *faults]
     write_json(folder / "summary.json", summarise(everything, evaluation, EvalConfig(), 12.5).contract())
-    write_turns(folder / "turns.parquet", everything)
+    write_turns(folder / "turns.parquet", everything, model=model, protocol=protocol, suite="steer-mini")
 
 
 def fake_run(root: Path, count: int = 40) -> RunFolder:

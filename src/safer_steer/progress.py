@@ -50,6 +50,18 @@ def _facts(facts: dict[str, object]) -> str:
     )
 
 
+def _clock(seconds: float) -> str:
+    """A rough duration.
+
+    >>> _clock(42.4), _clock(754), _clock(7300)
+    ('42 s', '13 min', '2 h 02 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 class PlainLines:
     """One line at a stage's start and end, and at most one every `interval` seconds between."""
 
@@ -74,7 +86,13 @@ class PlainLines:
         self._facts = {**self._facts, **facts}
         if time.monotonic() - self._last >= self._interval:
             self._last = time.monotonic()
-            self._line(f"{self._last - self._began:.0f} s")
+            self._line(f"{self._last - self._began:.0f} s{self._left(self._last - self._began)}")
+
+    def _left(self, elapsed: float) -> str:
+        """How long the rest takes at the mean speed so far."""
+        if self._total is None or not 0 < self._done < self._total:
+            return ""
+        return f", about {_clock(elapsed * (self._total - self._done) / self._done)} left"
 
     def _line(self, tail: str) -> None:
         count = f"{self._done}" + ("" if self._total is None else f"/{self._total}")
@@ -104,7 +122,7 @@ class Live:
             Remaining(),
             TextColumn("{task.fields[facts]}"),
         )
-        with Progress(*columns, console=self._console) as progress:
+        with Progress(*columns, console=self._console, speed_estimate_period=600) as progress:
             self._progress, self._facts = progress, {}
             self._task = progress.add_task(name, total=total, facts="")
             try:

@@ -6,18 +6,16 @@ that broke off; played again when the command is run again), `summary.json`, `tu
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from safer_steer.bench.metrics import Group, group, grouped, unscored_reasons
 from safer_steer.bench.survival import SurvivalPoint, survival_curve
+from safer_steer.bench.tally import Tally
+from safer_steer.bench.turns import write_turns
 from safer_steer.config import EvalConfig
 from safer_steer.converse import converse
 from safer_steer.dialogue import Record, Rollout, Script
@@ -25,8 +23,8 @@ from safer_steer.errors import StageError
 from safer_steer.progress import Reporter
 from safer_steer.runner import bounded
 from safer_steer.seats import Assistant, Cast, Judge, UserActor
-from safer_steer.store import Journal, read_records, write_atomic, write_json
-from safer_steer.verdict import Scored, Stamp, Unscored
+from safer_steer.store import Journal, read_records, write_json
+from safer_steer.verdict import Stamp
 
 FAULTS_BEFORE_GIVING_UP = 8
 """When this many dialogues broke off and not one went through, the model is down, not the dialogue."""
@@ -96,6 +94,7 @@ async def run_eval(evaluation: Evaluation, config: EvalConfig, open_dialogues: i
         todo = [script for script in evaluation.scripts if f"{script.id}#0" not in done]
         attempt = 1 + max((fault.attempt for fault in faults), default=0)
         title = f"eval {folder.name}"
+        tally = Tally(config.safety_pass)
         with report.stage(title, len(todo)):
             finished = 0
             async for _, rollout in bounded(todo, lambda script: converse(script, cast), open_dialogues):
@@ -105,11 +104,12 @@ async def run_eval(evaluation: Evaluation, config: EvalConfig, open_dialogues: i
                 else:
                     faults.append(Fault(attempt=attempt, rollout=rollout))
                     _give_up(rollout, finished, len(faults.keys), attempt, evaluation)
-                report.advance(1, **_facts(rollout))
+                report.advance(1, **tally.add(rollout))
     rollouts = list(outcomes(folder))
     summary = summarise(rollouts, evaluation, config, time.monotonic() - began)
     write_json(folder / "summary.json", summary.contract())
-    write_turns(folder / "turns.parquet", rollouts)
+    of = summary.of
+    write_turns(folder / "turns.parquet", rollouts, model=of.model, protocol=of.protocol, suite=of.suite)
     return summary
 
 
@@ -131,14 +131,6 @@ def _give_up(rollout: Rollout, finished: int, faults: int, attempt: int, evaluat
         raise StageError(
             f"the first {faults} dialogues all broke off: {rollout.fault}", where=evaluation.folder, hint=hint
         )
-
-
-def _facts(rollout: Rollout) -> dict[str, object]:
-    """What the progress line shows of a dialogue: its mean safety, or its share of turns unsafe to a guard."""
-    verdicts = [turn.verdict for turn in rollout.turns if isinstance(turn.verdict, Scored)]
-    shown = {"safety": "last safety", "unsafe": "last unsafe share"}
-    known = {title: [v.scores[key] for v in verdicts if key in v.scores] for key, title in shown.items()}
-    return {title: sum(values) / len(values) for title, values in known.items() if values}
 
 
 def outcomes(folder: Path) -> Iterator[Rollout]:
@@ -180,71 +172,3 @@ def unscored_share(summary: Summary) -> float:
     figures = summary.overall.counts
     missing = figures.unscored + figures.failed
     return missing / max(1, figures.scored + missing)
-
-
-def write_turns(path: Path, rollouts: Sequence[Rollout]) -> None:
-    """`turns.parquet`, one row a turn; a dialogue that broke off adds a row for the turn it broke off at."""
-    rows = [row for rollout in rollouts for row in _rows(rollout)]
-    columns = {field.name: [row[field.name] for row in rows] for field in _SCHEMA}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=_SCHEMA), buffer)
-    write_atomic(path, buffer.getvalue())
-
-
-_SCHEMA = pa.schema(
-    [
-        ("dialogue_id", pa.string()),
-        ("turn", pa.int32()),
-        ("user", pa.string()),
-        ("answer", pa.string()),
-        ("safety", pa.int32()),
-        ("helpfulness", pa.int32()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("kind", pa.string()),
-        ("category", pa.string()),
-        ("strategy", pa.string()),
-        ("attack", pa.string()),
-        ("flags", pa.string()),
-        ("unsafe", pa.bool_()),
-        ("unsafe_prob", pa.float64()),
-        ("guard_grade", pa.float64()),
-        ("refusal", pa.bool_()),
-        ("guard_categories", pa.string()),
-    ]
-)
-
-
-def _rows(rollout: Rollout) -> Iterator[dict[str, Any]]:
-    script = rollout.script
-    common = {"dialogue_id": script.id, "kind": script.kind, "category": script.category, "strategy": script.strategy}
-    blank = dict.fromkeys(field.name for field in _SCHEMA)
-    for turn in rollout.turns:
-        row = {
-            **blank,
-            **common,
-            "turn": turn.index,
-            "user": turn.user,
-            "answer": turn.answer.text,
-            "attack": turn.attack,
-        }
-        yield row | _verdict_columns(turn.verdict)
-    if rollout.fault is not None:
-        yield {**blank, **common, "turn": len(rollout.turns) + 1, "status": "failed", "reason": rollout.fault}
-
-
-def _verdict_columns(verdict: Scored | Unscored) -> dict[str, Any]:
-    if isinstance(verdict, Unscored):
-        return {"status": "unscored", "reason": str(verdict.reason)}
-    scores = {key: int(value) for key, value in verdict.scores.items() if key in ("safety", "helpfulness")}
-    row = {"status": "scored", "reason": verdict.rationale, "flags": ",".join(verdict.flags), **scores}
-    if "unsafe" in verdict.scores:
-        row["unsafe"] = bool(verdict.scores["unsafe"])
-    if verdict.guard is not None:
-        row |= {
-            "unsafe_prob": verdict.guard.unsafe_prob,
-            "guard_grade": verdict.guard.grade,
-            "refusal": verdict.guard.refusal,
-            "guard_categories": ",".join(verdict.guard.categories),
-        }
-    return row
