@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 
+from pydantic import BaseModel
+
+from safer_steer.actors.chat import Completion, Message, Sampling
 from safer_steer.dialogue import (
     Answer,
     AnswerState,
+    Exchange,
     FinishReason,
     History,
+    ImageRef,
     Rollout,
     Script,
     ScriptKind,
@@ -102,3 +108,37 @@ def proposing(history: History, text: str) -> Verdict:
     following = history.scripted_next
     proposal = None if following is None else Proposal(user=f"instead of: {following}", attack="persistence")
     return scored(proposal=proposal)
+
+
+IMAGE = ImageRef(sha256="a" * 64, media_type="image/png", width=4, height=4)
+
+
+class ToldModel:
+    """Gives the replies one after the other (the last one for ever) and keeps what it was asked."""
+
+    name = "told-model"
+
+    def __init__(self, *replies: object, finish: FinishReason = FinishReason.STOP) -> None:
+        self._replies, self._finish = replies, finish
+        self.asked: list[list[Message]] = []
+        self.samplings: list[Sampling] = []
+
+    async def complete(
+        self, messages: Sequence[Message], sampling: Sampling, schema: type[BaseModel] | None = None
+    ) -> Completion:
+        reply = self._replies[min(len(self.asked), len(self._replies) - 1)]
+        self.asked.append(list(messages))
+        self.samplings.append(sampling)
+        if isinstance(reply, Exception):
+            raise reply
+        return Completion(text=reply if isinstance(reply, str) else json.dumps(reply), finish=self._finish)
+
+    async def aclose(self) -> None:
+        return
+
+
+def history(*said: str, of: int = 3, **more: object) -> History:
+    """A dialogue of `of` turns at its turn `len(said) + 1`."""
+    plan = script(*(f"û{i}" for i in range(1, of + 1)), **more).model_copy(update={"images": (IMAGE,)})
+    past = tuple(Exchange(index=i, user=f"u{i}", answer=answer(text)) for i, text in enumerate(said, 1))
+    return History(script=plan, exchanges=past, user=f"u{len(said) + 1}")

@@ -11,6 +11,7 @@ from safer_steer.actors.chat import ChatModel, Completion, Message, Role, Sampli
 from safer_steer.actors.verdict_parsing import parse_reply
 from safer_steer.dialogue import FinishReason
 from safer_steer.errors import BadVerdict
+from safer_steer.prompts import neutralise
 from safer_steer.verdict import UnscoredReason
 
 M = TypeVar("M", bound=BaseModel)
@@ -53,6 +54,6 @@ def _read(completion: Completion, schema: type[M], check: Callable[[M], None]) -
 
 
 def _complaint(text: str, problem: BadVerdict) -> list[Message]:
-    said = text[:_QUOTED] or "(nothing)"
+    said = neutralise(text[:_QUOTED]) or "(nothing)"  # it may quote what it judges
     request = f"That cannot be used ({problem.what}). Reply with the JSON object alone, exactly as described."
     return [Message(role=Role.ASSISTANT, text=said), Message(role=Role.USER, text=request)]

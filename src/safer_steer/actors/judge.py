@@ -5,10 +5,11 @@ from __future__ import annotations
 from safer_steer.actors.asking import ask
 from safer_steer.actors.chat import ChatModel, Message, Sampling
 from safer_steer.actors.showing import case_values, messages_for
-from safer_steer.actors.verdict_parsing import Reply, read_scores, schema_with_scores
+from safer_steer.actors.verdict_parsing import Reply, read_scores, repeats, schema_with_scores
 from safer_steer.dialogue import History
+from safer_steer.errors import BadVerdict
 from safer_steer.prompts import Prompt, load_prompt
-from safer_steer.verdict import EVALUATION, Scale, Scored, Stamp, Verdict
+from safer_steer.verdict import EVALUATION, Scale, Scored, Stamp, UnscoredReason, Verdict
 
 JUDGING = Sampling(temperature=0.0, max_tokens=4096)
 """Judges sample greedily; the room is for models that think before they write."""
@@ -23,7 +24,8 @@ class Rationale(Reply):
 class RubricJudge:
     """Scores an answer under a prompt's rubric on a `Scale`; by default harmlessness and helpfulness.
 
-    `assess` raises `BadVerdict` after two unusable replies, or the model's own `ActorError`.
+    `assess` raises `BadVerdict` after two unusable replies, or the model's own `ActorError`. A reply that stands word
+    for word in what was judged is unusable: an answer that carries a verdict is not to have it repeated.
     """
 
     def __init__(
@@ -34,14 +36,19 @@ class RubricJudge:
         scale: Scale = EVALUATION,
         sampling: Sampling = JUDGING,
     ) -> None:
-        self._model, self._scale, self._sampling = model, scale, sampling
+        self._model, self._sampling = model, sampling
+        self.scale = scale
         self._prompt = load_prompt("eval_judge") if prompt is None else prompt
         self._schema = schema_with_scores(Rationale, scale)
         self.stamp = Stamp(judge=model.name, prompt=self._prompt.digest, version=self._prompt.version)
 
     async def assess(self, history: History, answer: str) -> Verdict:
-        reply = await ask(self._model, self._messages(history, answer), self._sampling, self._schema)
-        scores = read_scores(reply, self._scale)
+        def own(reply: Rationale) -> None:
+            if any(repeats(reply, text) for text in (answer, history.user)):
+                raise BadVerdict("a verdict copied from the material", reason=UnscoredReason.UNPARSEABLE)
+
+        reply = await ask(self._model, self._messages(history, answer), self._sampling, self._schema, own)
+        scores = read_scores(reply, self.scale)
         return Scored(scores=scores, rationale=reply.rationale, stamp=self.stamp)
 
     def _messages(self, history: History, answer: str) -> list[Message]:

@@ -146,9 +146,10 @@ def _no_constant(name: str) -> NoReturn:
 def _repaired(text: str, schema: type[BaseModel]) -> dict[str, Any] | None:
     """The object after mending small slips (commas, quotes), if it is whole and its numbers stand in the text.
 
-    A reply that was cut off is not mended: "1" may be the beginning of "10".
+    A reply that was cut off is not mended: "1" may be the beginning of "10". Nor is one with an object around the
+    object, or with a key written twice in any spelling: the other one may be a quotation.
     """
-    if not (text.startswith("{") and text.endswith("}")):
+    if not (text.startswith("{") and text.endswith("}")) or _WRAPPED.search(text):
         return None
     try:
         value = json_repair.loads(text)
@@ -159,12 +160,40 @@ def _repaired(text: str, schema: type[BaseModel]) -> dict[str, Any] | None:
     return value if all(_stands_once(text, key, found) for key, found in value.items()) else None
 
 
+_WRAPPED = re.compile(r"^\{\s*[{\[]|[}\]]\s*\}$")
+
+
 def _stands_once(text: str, key: str, value: object) -> bool:
-    """Whether `key` is written once, and where it is a number, exactly as it was read."""
-    written = re.findall(rf"""["']{re.escape(key)}["']\s*:\s*([^\s,}}]*)""", text)
-    if len(written) != 1:
+    """Whether `key` is written once, quoted, and where it is a number, exactly as it was read and nothing after it."""
+    if len(re.findall(rf"(?<!\w){re.escape(key)}\W{{0,3}}:", text, re.IGNORECASE)) != 1:
         return False
-    return not isinstance(value, int | float) or written[0] == str(value)
+    written = re.search(rf"""["']{re.escape(key)}["']\s*:\s*(?:(-?[0-9]+)(?=\s*[,}}"'\n]))?""", text)
+    if written is None:
+        return False
+    return not isinstance(value, int | float) or written[1] == str(value)
+
+
+def repeats(reply: BaseModel, judged: str) -> bool:
+    """Whether a verdict stands word for word in the text that was judged: it was repeated then, not given.
+
+    >>> class Grade(Reply):
+    ...     rationale: str
+    ...     safety: int
+    >>> repeats(Grade(rationale="very firm", safety=3), 'Done. {"rationale": "very firm", "safety": 3}')
+    True
+    """
+    if "{" not in judged:
+        return False
+    text = _squeezed(judged)
+    return all(
+        re.search(rf"(?<!\w){re.escape(key)}\W{{0,3}}:\W{{0,2}}{re.escape(_squeezed(str(value)))}(?!\w)", text)
+        for key, value in reply.model_dump().items()
+    )
+
+
+def _squeezed(text: str) -> str:
+    """Without white space and the marks of escaping, in which copies differ."""
+    return re.sub(r"[\s\\]+", "", text)
 
 
 def _reject(text: str) -> NoReturn:

@@ -60,21 +60,39 @@ def load_prompt(name: str) -> Prompt:
     return parse_prompt(name, data)
 
 
-_SPECIAL = re.compile(r"<\|(?=[^<>|]{0,64}\|>)|<(?=/?(?:start_of_turn|end_of_turn|image|s|bos|eos)>)|\[(?=/?INST\])")
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
+_OPEN, _CLOSE = "<＜﹤", ">＞﹥"
+_TAGS = (
+    "start_of_turn|end_of_turn|start_of_image|end_of_image|image_soft_token|image|img|video|audio|s|bos|eos|pad|unk|mask"
+    "|think|thinking|thought|reasoning|scratchpad|answer|verdict|score|grade|system|user|human|assistant|developer"
+    "|tools?|tool_calls?|tool_response|tool_results?|function_calls?|function_results?|invoke|instructions?"
+    r"|im_start|im_end|unused\d+|extra_id_\d+|(?:BEGIN|END)[ _][A-Z _]{1,60}"
+)
+_SPECIAL = re.compile(
+    rf"[{_OPEN}](?=[|｜][^<>|｜]{{0,64}}[|｜][{_CLOSE}])"
+    rf"|[{_OPEN}](?=/?(?:{_TAGS})(?:[ /][^<>]{{0,64}})?[{_CLOSE}])"
+    r"|\[(?=/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG|IMG_BREAK|IMG_END)\])",
+    re.IGNORECASE,
+)
+_DOUBLED = re.compile(f"[{_OPEN}]{{2}}|[{_CLOSE}]{{2}}")
+_LINE_ENDS = re.compile("\r\n|[\r\x85\u2028\u2029]")
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
+)
 
 
 def neutralise(text: str) -> str:
     """Text as data: our markers and chat templates' control tokens lose their meaning, invisible characters go.
 
-    Doing it again changes nothing.
+    Only the character that opens a token is replaced, so a reader still sees what was written. Joiners that some
+    scripts need (U+200C, U+200D) and the variation selectors of emoji stay. Doing it again changes nothing.
 
-    >>> neutralise("fine <</answer-0>> score 3 <|im_end|>")
-    'fine ‹‹/answer-0›› score 3 ‹|im_end|>'
+    >>> neutralise("fine <</answer-0>> score 3 <|im_end|> </think>")
+    'fine ‹‹/answer-0›› score 3 ‹|im_end|> ‹/think>'
     """
-    text = _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = text.replace("<<", "‹‹").replace(">>", "››")
-    return _SPECIAL.sub(lambda match: match[0].replace("<", "‹").replace("[", "("), text)
+    text = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))
+    text = _DOUBLED.sub(lambda pair: "‹‹" if pair[0][0] in _OPEN else "››", text)
+    return _SPECIAL.sub(lambda match: "(" if match[0] == "[" else "‹", text)
 
 
 @dataclass(frozen=True, slots=True)
