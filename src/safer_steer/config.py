@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,6 +97,18 @@ class SftConfig(_Section):
     lora: LoraConfig | None = LoraConfig()
 
 
+class OldPolicy(StrEnum):
+    """Whose log-probabilities the ratio ρ = π / π_old is taken to.
+
+    `RECOMPUTED`: the training pass's own before the first update of the batch, so that ρ = 1 there exactly, and a
+    resumed run computes the same losses to the last digit however the rollouts' batches were composed. `ROLLOUT`:
+    those noted while sampling, which corrects for a sampler that computes differently (another engine, bf16).
+    """
+
+    RECOMPUTED = "recomputed"
+    ROLLOUT = "rollout"
+
+
 class GrpoConfig(_Section):
     """Stage III. The paper: lr 1e-5, K = 5, β = 0.1, 1 epoch, length 10240, advantage without the std."""
 
@@ -106,6 +119,7 @@ class GrpoConfig(_Section):
     """K, the rollouts per seed."""
     beta: Annotated[float, Field(ge=0)] = 0.1
     clip: Annotated[float, Field(gt=0)] = 0.2
+    old_policy: OldPolicy = OldPolicy.RECOMPUTED
     updates_per_batch: Positive = 1
     micro_batch: Positive = 2
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

@@ -1,6 +1,6 @@
 """The losses, on the assistant's tokens alone, without a logit that is not needed.
 
-SFT: the mean of −log π over the batch's answer tokens. GRPO: per token, with ρ = π / π_sampling,
+SFT: the mean of −log π over the batch's answer tokens. GRPO: per token, with ρ = π / π_old,
 
     −min(ρ·A, clip(ρ, 1−ε, 1+ε)·A) + β·(exp(log π_ref − log π) − (log π_ref − log π) − 1)
 
@@ -52,13 +52,11 @@ class PolicyLoss:
     loss: Tensor
     kl: float
     clipped: int
-    drift: float
-    """Σ |log π − log π_sampling|: at the first update, how well rollout and training agree."""
 
 
 def policy_loss(
     logprobs: Tensor,
-    sampled: Tensor,
+    old: Tensor,
     reference: Tensor | None,
     advantages: Tensor,
     weights: Tensor,
@@ -66,22 +64,17 @@ def policy_loss(
     clip: float,
     beta: float,
 ) -> PolicyLoss:
-    """GRPO's loss from N tokens' log-probabilities (now, when sampled, under the reference), advantages and weights.
+    """GRPO's loss from N tokens' log-probabilities (now, under the old policy, under the reference) and advantages.
 
     Without a `reference` there is no KL term, whatever β.
     """
-    ratio = (logprobs - sampled).exp()
+    ratio = (logprobs - old).exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     divergence = torch.zeros_like(logprobs) if reference is None else kl_k3(logprobs, reference)
     loss = ((beta * divergence - surrogate) * weights).sum()
     with torch.no_grad():
         outside = ((ratio - 1).abs() > clip) & ((ratio > 1) == (advantages > 0))
-        return PolicyLoss(
-            loss=loss,
-            kl=float(divergence.sum()),
-            clipped=int(outside.sum()),
-            drift=float((logprobs - sampled).abs().sum()),
-        )
+        return PolicyLoss(loss=loss, kl=float(divergence.sum()), clipped=int(outside.sum()))
 
 
 def kl_k3(logprobs: Tensor, reference: Tensor) -> Tensor:

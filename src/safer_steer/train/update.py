@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from safer_steer.actors.local import DialogueTokenizer
-from safer_steer.config import GrpoConfig
+from safer_steer.config import GrpoConfig, OldPolicy
 from safer_steer.reward import dialogue_weights
 from safer_steer.train.batch import Tokens, answer_tokens, micro_batches, tokens_of
 from safer_steer.train.loss import PolicyLoss, policy_loss, token_logprobs
@@ -68,16 +68,18 @@ class Updater:
         trajectories = [item for group in groups for item in group.trajectories]
         parts = self._parts(trajectories)
         tokens = answer_tokens(trajectories)
-        first = last = self._step(parts)
+        noted = [part.sampled for part in parts]
+        losses, norm, before = self._step(parts, noted if self._config.old_policy is OldPolicy.ROLLOUT else None)
+        old = noted if self._config.old_policy is OldPolicy.ROLLOUT else before
         for _ in range(self._config.updates_per_batch - 1):
-            last = self._step(parts)
-        (losses, norm), (beginning, _) = last, first
+            losses, norm, _ = self._step(parts, old)
+        drift = sum(float((now - then).abs().sum()) for now, then in zip(before, noted, strict=True))
         return Updated(
             loss=sum(float(part.loss) for part in losses),
             grad_norm=norm,
             kl=sum(part.kl for part in losses) / tokens,
             clipped=sum(part.clipped for part in losses) / tokens,
-            drift=sum(part.drift for part in beginning) / tokens,
+            drift=drift / tokens,
             tokens=tokens,
         )
 
@@ -123,15 +125,20 @@ class Updater:
     def _logprobs(self, model: torch.nn.Module, tokens: Tokens) -> Tensor:
         return token_logprobs(model, tokens, temperature=self._config.temperature, banned=self._banned)
 
-    def _step(self, parts: Sequence[_Part]) -> tuple[list[PolicyLoss], float]:
+    def _step(
+        self, parts: Sequence[_Part], old: Sequence[Tensor] | None
+    ) -> tuple[list[PolicyLoss], float, list[Tensor]]:
+        """One optimiser step against the `old` log-probabilities (None: this step's own); the losses, the gradient's
+        norm, and the log-probabilities as they were before it."""
         self._optimizer.zero_grad(set_to_none=True)
-        results = []
-        for part in parts:
+        results, before = [], []
+        for place, part in enumerate(parts):
             with self._trunk.replaying(part.trunk):
                 logprobs = self._logprobs(self._policy.model, part.tokens)
+            before.append(logprobs.detach())
             result = policy_loss(
                 logprobs,
-                part.sampled,
+                before[-1] if old is None else old[place],
                 part.reference,
                 part.advantages,
                 part.weights,
@@ -141,4 +148,4 @@ class Updater:
             result.loss.backward()
             results.append(replace(result, loss=result.loss.detach()))
         norm = descend(self._policy, self._optimizer, self._config.max_grad_norm, "grpo")
-        return results, norm
+        return results, norm, before
