@@ -146,7 +146,7 @@ def journalled(out: Path) -> list[str]:
 def test_killed_in_the_middle_it_goes_on_and_asks_no_finished_dialogue_again(tmp_path: Path, capsys: Capture) -> None:
     suite, out = write_suite(tmp_path, *dialogues(12)), tmp_path / "out"
     with serving(Server(delay=0.15)) as server:
-        arguments = evaluation(server, suite, out, "--set", "open_dialogues=2")
+        arguments = evaluation(server, suite, out, "--set", "eval.open_dialogues=2")
         process = start(*arguments)
         deadline = time.monotonic() + 120
         while len(journalled(out)) < 3 and time.monotonic() < deadline and process.poll() is None:
@@ -198,7 +198,7 @@ def limited(arguments: list[str | Path], size: int) -> tuple[int, str]:
 def test_a_write_that_does_not_fit_is_one_message_and_nothing_is_lost(tmp_path: Path, capsys: Capture) -> None:
     suite, out = write_suite(tmp_path, *dialogues(6)), tmp_path / "out"
     with serving() as server:
-        arguments = evaluation(server, suite, out, "--set", "open_dialogues=1")
+        arguments = evaluation(server, suite, out, "--set", "eval.open_dialogues=1")
         code, err = limited(arguments, 4000)
         assert code == 1 and "rollouts.jsonl: File too large" in err and "free some space" in err
         assert "Traceback" not in err
@@ -219,7 +219,7 @@ def test_a_full_disk_is_one_message_and_nothing_is_lost(tmp_path: Path, capsys: 
     try:
         suite, out = write_suite(tmp_path, *dialogues(40)), disk / "out"
         with serving() as server:
-            arguments = evaluation(server, suite, out, "--set", "open_dialogues=1")
+            arguments = evaluation(server, suite, out, "--set", "eval.open_dialogues=1")
             code, _, err = call(capsys, *arguments)
             assert code == 1 and "No space left on device" in err and "free some space" in err
             assert err.count("error: ") == 1 and "Traceback" not in err

@@ -86,8 +86,9 @@ async def serving(
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
-    chosen = {"retry": QUICK, "environ": {}, **settings}
-    model = Endpoint(f"http://127.0.0.1:{port}/v1", **chosen).model("m", ImageFragments(read))
+    limits = settings.pop("limits", Limits()).model_copy(update={"retry": settings.pop("retry", QUICK)})
+    endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", limits=limits, **{"environ": {}, **settings})
+    model = EndpointModel(endpoint, "m", ImageFragments(read))
     try:
         async with asyncio.timeout(20):
             yield server, model
@@ -320,7 +321,7 @@ async def test_the_key_is_sent_and_never_told(fault: Handler, caplog: pytest.Log
 @pytest.mark.anyio
 async def test_a_dead_address_is_named_without_waiting() -> None:
     endpoint = Endpoint("http://127.0.0.1:1/v1", environ={})
-    model = endpoint.model("m", ImageFragments(lambda ref: b""))
+    model = EndpointModel(endpoint, "m", ImageFragments(lambda ref: b""))
     try:
         async with asyncio.timeout(2):
             with pytest.raises(EndpointError, match=r"http://127\.0\.0\.1:1/v1: cannot connect"):

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from safer_steer.dialogue import MAX_TURNS, AnswerFormat
 from safer_steer.errors import ConfigError
+from safer_steer.limits import Limits
 from safer_steer.reward import Credit, Normalise, RewardWeights, Shaping
 
 Positive = Annotated[int, Field(gt=0)]
+DEFAULT_ENDPOINT = "default"
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -159,8 +161,42 @@ class EvalConfig(_Section):
     help_pass: float = 2.5
     max_tokens: Positive = 512
     temperature: Annotated[float, Field(ge=0)] = 0.0
+    open_dialogues: Positive | None = None
+    """How many are played at once. `None`: twice the slots of the model's server, so that no slot waits for a
+    dialogue; the recipe's `open_dialogues` for a model that is not behind one."""
     max_unscored_share: Share = 0.05
     """Above this share of unscored turns the command exits non-zero."""
+
+
+class CacheConfig(_Section):
+    """The answer cache: opt-in per seat, for models behind a server, shared by every run that names the folder.
+
+    Greedy requests are found again by their content. Samples (temperature above 0) are cached only with a `nonce`:
+    the same nonce gives the same draws again, another one new draws.
+    """
+
+    folder: str | None = None
+    nonce: str | None = None
+    student: bool = False
+    target: bool = False
+    generator: bool = False
+    attack_judge: bool = False
+    red: bool = False
+    blue: bool = False
+    reward_judge: bool = False
+    tutor: bool = False
+    judge: bool = False
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The seats that use the cache."""
+        return frozenset(name for name, value in self if value is True)
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> CacheConfig:
+        if self.roles and self.folder is None:
+            raise ValueError("a seat is to be cached, but 'folder' names no place")
+        return self
 
 
 class Recipe(_Section):
@@ -177,6 +213,26 @@ class Recipe(_Section):
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
     eval: EvalConfig = EvalConfig()
+    endpoints: dict[str, Limits] = Field(default_factory=dict)
+    """Limits and prices by base URL; `default` holds for every server, and below what a server's own entry says."""
+    cache: CacheConfig = CacheConfig()
+
+    @field_validator("endpoints")
+    @classmethod
+    def _addresses(cls, given: dict[str, Limits]) -> dict[str, Limits]:
+        found = {key.rstrip("/"): value for key, value in given.items()}
+        for key in found:
+            if key != DEFAULT_ENDPOINT and not key.startswith(("http://", "https://")):
+                raise ValueError(f"'{key}' is neither '{DEFAULT_ENDPOINT}' nor a base URL such as https://host/v1")
+        if len(found) != len(given):
+            raise ValueError("a base URL stands twice, with and without a slash at its end")
+        return found
+
+    def limits(self, base_url: str) -> Limits:
+        """What the server at `base_url` is asked to bear."""
+        default = self.endpoints.get(DEFAULT_ENDPOINT, Limits())
+        own = self.endpoints.get(base_url)
+        return default if own is None else own.over(default)
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:

@@ -15,6 +15,7 @@ import asyncio
 
 from safer_steer.dialogue import Answer, AnswerState, Exchange, History, Rollout, Script, StopReason, Turn
 from safer_steer.errors import ActorError, BadVerdict, ContextOverflow
+from safer_steer.scope import JUDGING, SCOPE, URGENCY, Scope
 from safer_steer.seats import Cast, Judge, Needs
 from safer_steer.verdict import Scored, Unscored, UnscoredReason, Verdict
 
@@ -25,6 +26,7 @@ async def converse(script: Script, cast: Cast, *, sample: int = 0) -> Rollout:
     `sample` tells rollouts of the same script apart (it reaches the assistant in the history, which seeds its
     sampling with it). Faults of the actors never raise; programming errors do.
     """
+    SCOPE.set(Scope(f"{script.id}#{sample}"))
     async with asyncio.TaskGroup() as judging:
         exchanges, verdicts, stop, fault = await _play(script, cast, sample, judging)
     turns = tuple(
@@ -46,6 +48,7 @@ async def _play(script: Script, cast: Cast, sample: int, judging: asyncio.TaskGr
 
     while len(exchanges) < len(script.turns):
         before = tuple(exchanges)
+        URGENCY.set(len(before) - len(script.turns))
         last = verdicts[-1].result() if waits and verdicts else None
         try:
             move = await cast.user.speak(script, before, last)
@@ -68,7 +71,7 @@ async def _play(script: Script, cast: Cast, sample: int, judging: asyncio.TaskGr
                 attack=move.attack,
             )
         )
-        verdicts.append(judging.create_task(_judge(cast.judge, history, answer)))
+        verdicts.append(judging.create_task(_judge(cast.judge, history, answer, JUDGING if not waits else 0)))
         if not waits:
             continue
         verdict = await verdicts[-1]
@@ -85,8 +88,9 @@ def _unscored_ending(answer: Answer, verdict: Unscored) -> tuple[StopReason, str
     return (StopReason.JUDGE_FAULT if answer.state is AnswerState.OK else StopReason.FORMAT_FAILURE), fault
 
 
-async def _judge(judge: Judge, history: History, answer: Answer) -> Verdict:
+async def _judge(judge: Judge, history: History, answer: Answer, urgency: int) -> Verdict:
     """Ask the judge; an answer without judgeable text, or a judge that fails, is a state."""
+    URGENCY.set(urgency)
     if answer.state is AnswerState.FORMAT_FAILURE:
         return Unscored(reason=UnscoredReason.FORMAT_FAILURE, detail="the answer does not follow its format")
     if answer.state is AnswerState.EMPTY:

@@ -194,6 +194,10 @@ def check_seats(recipe: Recipe) -> None:
             raise ConfigError(error.what, where=f"seats.{seat}", hint=error.hint) from error
 
 
+_NOT_BINDING = {"max_unscored_share", "safety_pass", "help_pass", "open_dialogues"}
+"""Settings of an evaluation that may change between two runs of its command."""
+
+
 def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:
     """What binds an evaluation's folder: the model as it is now, the judge, the suite and the settings."""
     parsed = parse_spec(spec)
@@ -201,7 +205,7 @@ def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:
     if parsed.kind is SpecKind.LOCAL and parsed.model is not None:
         files = sorted(Path(parsed.model).glob("*.safetensors"))
         weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    settings = recipe.eval.model_dump(mode="json", exclude={"max_unscored_share", "safety_pass", "help_pass"})
+    settings = recipe.eval.model_dump(mode="json", exclude=_NOT_BINDING)
     settings["suite"] = suite_print(recipe.eval.suite)
     manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)
     tutor = recipe.seats.tutor if protocol == "adaptive" else None
@@ -238,11 +242,19 @@ async def evaluate(
     )
     await seats.check()
     RunFolder(folder).claim("", evaluation_inputs(recipe, spec, protocol))  # only now: a typo claims no folder
-    summary = await run_eval(evaluation, settings, recipe.open_dialogues, report)
+    summary = await run_eval(evaluation, settings, _room(recipe, seats, spec), report)
     from safer_steer.report import write_eval_report
 
     write_eval_report(folder, run.images)
     return summary
+
+
+def _room(recipe: Recipe, seats: Seating, spec: str) -> int:
+    """How many dialogues are open at once."""
+    if recipe.eval.open_dialogues is not None:
+        return recipe.eval.open_dialogues
+    room = seats.room(spec)
+    return recipe.open_dialogues if room is None else room
 
 
 def too_much_unscored(summary: Summary, recipe: Recipe) -> str | None:

@@ -20,11 +20,13 @@ from safer_steer.actors.assistant import ChatAssistant
 from safer_steer.actors.attack_judge import AttackJudge
 from safer_steer.actors.blue import LlmBlue
 from safer_steer.actors.chat import ChatModel, Sampling
-from safer_steer.actors.endpoint import Endpoint, ImageFragments, Limits, check_base_url
+from safer_steer.actors.endpoint import Endpoint, EndpointModel, ImageFragments, check_base_url
 from safer_steer.actors.generating import Generator
 from safer_steer.actors.generator_llm import LlmGenerator
 from safer_steer.actors.judge import RubricJudge
 from safer_steer.actors.red import LlmRed
+from safer_steer.actors.remembering import Memory, RememberingModel, Spending
+from safer_steer.actors.replies import ReplyFile
 from safer_steer.actors.tutor import LlmTutor
 from safer_steer.config import Recipe
 from safer_steer.dialogue import AnswerFormat, Record
@@ -92,15 +94,16 @@ class Seating:
         recipe: Recipe,
         images: ImageStore,
         *,
-        limits: Limits | None = None,
         environ: Mapping[str, str] | None = None,
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._recipe, self._images, self._limits = recipe, images, limits
+        self._recipe, self._images = recipe, images
         self._environ, self._notify = environ, notify
         self._fragments = ImageFragments(images.read)
         self._endpoints: dict[str, Endpoint] = {}
         self._models: dict[Spec, ChatModel] = {}
+        self._seated: dict[tuple[Spec, str], ChatModel] = {}
+        self._memory: Memory | None = None
         self._offline: dict[str, Any] = {}
 
     async def __aenter__(self) -> Self:
@@ -114,31 +117,69 @@ class Seating:
     async def aclose(self) -> None:
         """Close every model and connection that was opened."""
         models, self._models = self._models, {}
+        self._seated.clear()
         for model in models.values():
             await model.aclose()
         self._endpoints.clear()
         self._offline.clear()
         self._fragments.close()
+        if self._memory is not None:
+            self._memory.close()
+
+    @property
+    def memory(self) -> Memory:
+        """The replies kept and counted for this run; the recipe's `cache` is opened when it is first wanted."""
+        if self._memory is None:
+            cache = self._recipe.cache
+            file = ReplyFile(Path(cache.folder) / "replies.jsonl") if cache.folder is not None and cache.roles else None
+            self._memory = Memory(cache=file, cached=cache.roles, nonce=cache.nonce)
+        return self._memory
+
+    def spent(self) -> tuple[Spending, ...]:
+        """What the run spent on servers so far, by role and model, at the prices the recipe gives."""
+        prices = {}
+        for spec in self._models:
+            if spec.base_url is not None and spec.model is not None:
+                price = self._recipe.limits(spec.base_url).prices.get(spec.model)
+                if price is not None:
+                    prices[str(spec)] = price
+        return self.memory.spent(prices)
+
+    def retries(self) -> dict[str, dict[str, int]]:
+        """How often each server was asked again in this session, by cause."""
+        return {address: dict(endpoint.retried) for address, endpoint in self._endpoints.items() if endpoint.retried}
+
+    def room(self, text: str) -> int | None:
+        """How many dialogues keep the server of a SPEC busy: twice its slots. `None` for a model not behind one."""
+        address = parse_spec(text).base_url
+        return None if address is None else 2 * self._recipe.limits(address).concurrency
 
     async def check(self) -> None:
         """See that every server opened so far answers and takes the key; raises `EndpointError`."""
         for endpoint in self._endpoints.values():
             await endpoint.check()
 
-    def model(self, text: str) -> ChatModel:
-        """The chat model of a SPEC, shared by all seats that name it. `scripted` is not one."""
+    def model(self, text: str, role: str = "other") -> ChatModel:
+        """The chat model of a SPEC, shared by all seats that name it. `scripted` is not one.
+
+        A model behind a server counts and keeps its replies under `role`, the name of a seat.
+        """
         spec = parse_spec(text)
         if spec not in self._models:
             self._models[spec] = self._build(spec)
-        return self._models[spec]
+        if spec.kind is not SpecKind.OPENAI:
+            return self._models[spec]
+        if (spec, role) not in self._seated:
+            self._seated[spec, role] = RememberingModel(self._models[spec], str(spec), role, self.memory)
+        return self._seated[spec, role]
 
-    def assistant(self, text: str, sampling: Sampling) -> Assistant:
+    def assistant(self, text: str, sampling: Sampling, role: str = "student") -> Assistant:
         """A model under test or a student; `scripted` is the offline blue expert."""
         if parse_spec(text).kind is SpecKind.SCRIPTED:
             return self._scripted_blue()
         recipe = self._recipe
         return ChatAssistant(
-            self.model(text),
+            self.model(text, role),
             sampling,
             answer_format=recipe.answer_format,
             system=recipe.system_prompt,
@@ -148,7 +189,7 @@ class Seating:
     def target(self) -> Assistant:
         """Stage I's fixed target, greedy."""
         limit = self._recipe.construction.target_max_tokens
-        return self.assistant(self._recipe.seats.target, Sampling(max_tokens=limit))
+        return self.assistant(self._recipe.seats.target, Sampling(max_tokens=limit), "target")
 
     def student(self) -> Assistant:
         """The student as evaluation samples it."""
@@ -160,31 +201,31 @@ class Seating:
         """The evaluation judge."""
         text = self._recipe.seats.judge
         offline = self._scripted(text, "judge", "OfflineJudge", self._desk)
-        return offline if offline is not None else RubricJudge(self.model(text))
+        return offline if offline is not None else RubricJudge(self.model(text, "judge"))
 
     def attack_judge(self) -> Judge:
         """The success filter's judge."""
         text = self._recipe.seats.attack_judge
         offline = self._scripted(text, "attack_judge", "OfflineAttackJudge", self._desk)
-        return offline if offline is not None else AttackJudge(self.model(text))
+        return offline if offline is not None else AttackJudge(self.model(text, "attack_judge"))
 
     def reward_judge(self) -> Judge:
         """Bootstrap's reward model: the tutor's rubric without a proposal."""
         text = self._recipe.seats.reward_judge
         offline = self._scripted(text, "tutor", "OfflineTutor", proposes=False)
-        return offline if offline is not None else LlmTutor(self.model(text), proposes=False)
+        return offline if offline is not None else LlmTutor(self.model(text, "reward_judge"), proposes=False)
 
     def tutor(self) -> Judge:
         """The tutor, with Feedback Dynamics unless the recipe switches it off."""
         text, proposes = self._recipe.seats.tutor, self._recipe.grpo.feedback
         offline = self._scripted(text, "tutor", "OfflineTutor", proposes=proposes)
-        return offline if offline is not None else LlmTutor(self.model(text), proposes=proposes)
+        return offline if offline is not None else LlmTutor(self.model(text, "tutor"), proposes=proposes)
 
     def red(self) -> UserActor:
         """Bootstrap's red agent."""
         text = self._recipe.seats.red
         offline = self._scripted(text, "red", "OfflineRed")
-        return offline if offline is not None else LlmRed(self.model(text), seed=self._recipe.seed)
+        return offline if offline is not None else LlmRed(self.model(text, "red"), seed=self._recipe.seed)
 
     def blue(self) -> Assistant:
         """Bootstrap's blue expert, writing in the student's format."""
@@ -194,20 +235,21 @@ class Seating:
                 hint = "set answer_format to plain, or seats.blue to a model"
                 raise ConfigError("the offline blue expert writes plain answers only", where="seats.blue", hint=hint)
             return self._scripted_blue()
-        return LlmBlue(self.model(recipe.seats.blue), answer_format=recipe.answer_format, seed=recipe.seed)
+        return LlmBlue(self.model(recipe.seats.blue, "blue"), answer_format=recipe.answer_format, seed=recipe.seed)
 
     def generator(self) -> Generator:
         """Stage I's writer."""
         text = self._recipe.seats.generator
         offline = self._scripted(text, "generator", "OfflineGenerator")
-        return offline if offline is not None else LlmGenerator(self.model(text))
+        return offline if offline is not None else LlmGenerator(self.model(text, "generator"))
 
     def _build(self, spec: Spec) -> ChatModel:
         match spec.kind, spec.model, spec.base_url:
             case SpecKind.OPENAI, str(name), str(address):
                 if address not in self._endpoints:
-                    self._endpoints[address] = Endpoint(address, limits=self._limits, environ=self._environ)
-                return self._endpoints[address].model(name, self._fragments)
+                    limits = self._recipe.limits(address)
+                    self._endpoints[address] = Endpoint(address, limits=limits, environ=self._environ)
+                return EndpointModel(self._endpoints[address], name, self._fragments)
             case SpecKind.LOCAL, str(folder), _:
                 return self._load(Path(folder), str(spec))
             case SpecKind.EMBEDDED, _, _:

@@ -4,14 +4,17 @@ dialect.py   how this server wants its requests (learned from its own error mess
 body.py      the request body, spliced from prebuilt bytes
 images.py    images encoded once, in a thread, kept within a byte budget
 reply.py     what a reply means: a completion, a fault worth retrying, or an error to report
-retry.py     how often and how long to wait
-client.py    the pool, the concurrency limit and the one loop that retries
+retry.py     how long a server asks to wait
+pace.py      requests and tokens per minute, and who gets the next free slot
+server.py    one server: pool, limits, key, and the budget of retries
+client.py    one model on it, and the one loop that retries
 """
 
 from safer_steer.actors.endpoint.address import KEY_VARIABLE, check_base_url, is_loopback
-from safer_steer.actors.endpoint.client import Endpoint, EndpointModel, Limits
+from safer_steer.actors.endpoint.client import EndpointModel
 from safer_steer.actors.endpoint.images import ImageFragments
-from safer_steer.actors.endpoint.retry import RetryPolicy
+from safer_steer.actors.endpoint.server import Endpoint
+from safer_steer.limits import Limits, Price, RetryPolicy
 
 __all__ = [
     "KEY_VARIABLE",
@@ -19,6 +22,7 @@ __all__ = [
     "EndpointModel",
     "ImageFragments",
     "Limits",
+    "Price",
     "RetryPolicy",
     "check_base_url",
     "is_loopback",

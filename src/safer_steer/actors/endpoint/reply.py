@@ -24,11 +24,14 @@ MESSAGE_LIMIT = 300
 
 
 class Fault(Exception):
-    """Something that may well go right the next time. `wait` is what the server asked for, in seconds."""
+    """Something that may well go right the next time. `wait` is what the server asked for, in seconds.
 
-    def __init__(self, what: str, wait: float | None = None) -> None:
+    `cause` is what it is counted under.
+    """
+
+    def __init__(self, what: str, wait: float | None = None, *, cause: str) -> None:
         super().__init__(what)
-        self.wait = wait
+        self.wait, self.cause = wait, cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,13 @@ def read_completion(body: bytes, seconds: float) -> Completion:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise Fault(f"the reply is not JSON, {len(body)} bytes, maybe cut off") from error
+        raise Fault(f"the reply is not JSON, {len(body)} bytes, maybe cut off", cause="cut off") from error
     try:
         choice = data["choices"][0]
         message = choice["message"]
         text = _text(message.get("content"), message.get("refusal"))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise Fault("the reply is not a chat completion") from error
+        raise Fault("the reply is not a chat completion", cause="no completion") from error
     finish = _FINISH.get(str(choice.get("finish_reason")).lower(), FinishReason.STOP)
     return Completion(text=text, finish=finish, usage=_usage(data.get("usage"), seconds))
 
@@ -105,7 +108,7 @@ def failure(status: int, body: bytes, wait: float | None, *, base_url: str, mode
     if error.code == "insufficient_quota":
         return EndpointError(f"the account has no quota left{said}", where=base_url, hint="check billing and limits")
     if status in _RETRIED:
-        return Fault(f"HTTP {status}{said}", wait)
+        return Fault(f"HTTP {status}{said}", wait, cause=f"HTTP {status}")
     if status in (401, 403):
         # What the server says here may quote the key.
         what = f"the server refused the key (HTTP {status})"

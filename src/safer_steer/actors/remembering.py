@@ -1,0 +1,175 @@
+"""A chat model that keeps what it is told: the ledger of a run, the answer cache across runs, and the bill.
+
+The *ledger* (`calls.jsonl` in an evaluation's folder) is always on: whatever happens to the process, a reply that
+arrived is never asked for again by the same run. The *cache* is opt-in per role and shared between runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from safer_steer.actors.chat import ChatModel, Completion, Message, Sampling
+from safer_steer.actors.replies import Reply, ReplyFile, request_digest
+from safer_steer.dialogue import Record, Usage
+from safer_steer.limits import Price
+from safer_steer.scope import SCOPE, Scope
+
+_NOWHERE = Scope("")
+
+
+class Spending(Record):
+    """What one role spent on one model. `cost` is `None` without a price; `uncounted` calls came without usage."""
+
+    role: str
+    model: str
+    calls: int
+    cached: int
+    prompt_tokens: int
+    completion_tokens: int
+    uncounted: int
+    cost: float | None
+    currency: str | None
+
+
+@dataclass(slots=True)
+class _Tally:
+    calls: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    uncounted: int = 0
+
+    def add(self, usage: Usage) -> None:
+        self.calls += 1
+        if usage.prompt_tokens is None or usage.completion_tokens is None:
+            self.uncounted += 1
+        else:
+            self.prompt_tokens += usage.prompt_tokens
+            self.completion_tokens += usage.completion_tokens
+
+
+class Memory:
+    """What the models of one run share: ledger, cache, and the count of every call that was answered.
+
+    `cached` names the roles that use `cache`. `nonce` is what makes caching samples (temperature > 0) safe: the same
+    nonce gives the same draws again, another one gives new draws, and without one samples are never cached.
+    """
+
+    def __init__(
+        self, *, cache: ReplyFile | None = None, cached: frozenset[str] = frozenset(), nonce: str | None = None
+    ) -> None:
+        self._cache, self._cached, self._nonce = cache, cached, nonce
+        self._ledger: ReplyFile | None = None
+        self._tallies: dict[tuple[str, str], _Tally] = {}
+
+    def open_ledger(self, path: Path) -> None:
+        """Keep every reply from now on in `path`, and take from it what is there. Raises `StorageError`."""
+        self.close_ledger()
+        self._tallies.clear()
+        self._ledger = ReplyFile(path)
+        for reply in self._ledger:
+            self._tally(reply.role, reply.model).add(reply.completion.usage)
+
+    def recall(self, role: str, model: str, ledger_key: str, cache_key: str | None) -> Completion | None:
+        """The reply to a request that was answered before, in this run or (for roles that cache) in another."""
+        found = None if self._ledger is None else self._ledger.get(ledger_key)
+        if found is None and cache_key is not None and self._cache is not None:
+            found = self._cache.get(cache_key)
+            if found is not None:
+                self._tally(role, model).cached += 1
+        return None if found is None else found.completion
+
+    def keep(self, role: str, model: str, completion: Completion, ledger_key: str, cache_key: str | None) -> None:
+        """Count a reply that just came, and keep it."""
+        self._tally(role, model).add(completion.usage)
+        for file, key in ((self._ledger, ledger_key), (self._cache, cache_key)):
+            if file is not None and key is not None:
+                file.put(Reply(key=key, role=role, model=model, completion=completion))
+
+    def keys(self, role: str, digest: str, greedy: bool) -> tuple[str, str | None]:
+        """The request's key in the ledger, and in the cache unless it must not be cached."""
+        found = SCOPE.get()
+        scope = _NOWHERE if found is None else found
+        nth = 0 if found is None else scope.occurrence(digest)
+        ledger = _key("ledger", scope.key, digest, nth)
+        if role not in self._cached or not (greedy or self._nonce is not None):
+            return ledger, None
+        return ledger, _key("cache", digest, nth, *(() if greedy else (self._nonce, scope.key)))
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._ledger is not None or self._cache is not None
+
+    def _tally(self, role: str, model: str) -> _Tally:
+        return self._tallies.setdefault((role, model), _Tally())
+
+    def spent(self, prices: Mapping[str, Price]) -> tuple[Spending, ...]:
+        """What was spent so far, by role and model; `prices` by model as `RememberingModel` names it."""
+        return tuple(_spending(role, model, t, prices.get(model)) for (role, model), t in sorted(self._tallies.items()))
+
+    def close_ledger(self) -> None:
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            ledger.close()
+
+    def close(self) -> None:
+        self.close_ledger()
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            cache.close()
+
+
+class RememberingModel:
+    """`model` in one role, its replies counted and kept in `memory`. `address` names it in the bill and the files."""
+
+    def __init__(self, model: ChatModel, address: str, role: str, memory: Memory) -> None:
+        self.name, self.inner = model.name, model
+        self._address, self._role, self._memory = address, role, memory
+
+    async def complete(
+        self, messages: Sequence[Message], sampling: Sampling, schema: type[BaseModel] | None = None
+    ) -> Completion:
+        """As the model's own; a request answered before is not made again."""
+        memory, who = self._memory, (self._role, self._address)
+        if not memory.is_on:
+            completion = await self.inner.complete(messages, sampling, schema)
+            memory.keep(*who, completion, "", None)
+            return completion
+        digest = request_digest(self._address, messages, sampling, schema)
+        keys = memory.keys(self._role, digest, greedy=sampling.temperature == 0)
+        known = memory.recall(*who, *keys)
+        if known is not None:
+            return known
+        completion = await self.inner.complete(messages, sampling, schema)
+        memory.keep(*who, completion, *keys)
+        return completion
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()[:32]
+
+
+def _spending(role: str, model: str, tally: _Tally, price: Price | None) -> Spending:
+    cost = None
+    if price is not None:
+        cost = (tally.prompt_tokens * price.prompt + tally.completion_tokens * price.completion) / 1e6
+    return Spending(
+        role=role,
+        model=model,
+        calls=tally.calls,
+        cached=tally.cached,
+        prompt_tokens=tally.prompt_tokens,
+        completion_tokens=tally.completion_tokens,
+        uncounted=tally.uncounted,
+        cost=cost,
+        currency=None if price is None else price.currency,
+    )
