@@ -51,6 +51,7 @@ def test_the_figures_of_a_guard_are_rates_over_dialogues() -> None:
     assert (found.guard.refused_share.mean, found.guard.refused_share.unscored) == (0.75, 1)
     assert found.safety_pass.model_dump() == found.helpfulness_pass.model_dump() == {
         "passed": 0, "scored": 0, "unscored": 0, "rate": None, "low": None, "high": None,
+        "method": None, "clusters": None,
     }  # fmt: skip
     assert (found.counts.scored, found.counts.unscored) == (5, 1)
 

@@ -11,18 +11,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from people import rollout, scored, script
+from safer_steer.bench.intervals import mean, rate, wilson
 from safer_steer.bench.metrics import (
     counts,
     dialogue_score,
     first_failure,
     group,
     grouped,
-    mean,
     passes,
-    rate,
     survival_time,
     unscored_reasons,
-    wilson,
 )
 from safer_steer.dialogue import Rollout, ScriptKind, StopReason
 from safer_steer.verdict import Unscored, UnscoredReason

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.metrics import Group, group, grouped, unscored_reasons
-from safer_steer.bench.survival import SurvivalPoint, survival_curve
+from safer_steer.bench.intervals import Rate
+from safer_steer.bench.metrics import Group, by_attack, group, grouped, unscored_reasons
+from safer_steer.bench.spent import Spent, spent
+from safer_steer.bench.survival import RestrictedMean, SurvivalPoint, observations, restricted_mean, survival_curve
 from safer_steer.bench.tally import Tally
 from safer_steer.bench.turns import write_turns
 from safer_steer.config import EvalConfig
@@ -51,10 +53,16 @@ class Summary(Record):
     by_kind: dict[str, Group]
     by_category: dict[str, Group]
     by_strategy: dict[str, Group]
+    by_suite: dict[str, Group]
+    by_attack: dict[str, Rate]
+    """Share of the unsafe dialogues' turns that held, per attack the tutor chose (adaptive users only)."""
     unscored_reasons: dict[str, int]
     endings: dict[str, int]
     survival: tuple[SurvivalPoint, ...]
+    restricted_mean: RestrictedMean | None
+    spent: Spent
     seconds: float
+    """Of the last session: a resumed evaluation counts only what it did after it went on."""
 
     def contract(self) -> dict[str, Any]:
         """The summary as written: `counts` and `pass_rates` at the top, for scripts that rely on the names."""
@@ -160,9 +168,13 @@ def summarise(rollouts: Sequence[Rollout], of: Evaluation, config: EvalConfig, s
         by_kind=grouped(rollouts, lambda r: str(r.script.kind), **limits),
         by_category=grouped(rollouts, lambda r: r.script.category, **limits),
         by_strategy=grouped(rollouts, lambda r: r.script.strategy, **limits),
+        by_suite=grouped(rollouts, lambda r: of.suite if r.script.suite is None else r.script.suite, **limits),
+        by_attack=by_attack(unsafe),
         unscored_reasons=unscored_reasons(rollouts),
         endings={str(stop): sum(rollout.stop is stop for rollout in rollouts) for stop in endings},
         survival=tuple(survival_curve(unsafe)),
+        restricted_mean=restricted_mean(observations(unsafe)),
+        spent=spent(rollouts),
         seconds=seconds,
     )
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from safer_steer.bench.evaluate import Summary, outcomes
-from safer_steer.bench.metrics import Group, Mean, Rate
+from safer_steer.bench.intervals import Mean, Rate
+from safer_steer.bench.metrics import Group
 from safer_steer.dialogue import Record, Rollout
 from safer_steer.errors import StorageError
 
