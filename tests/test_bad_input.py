@@ -28,7 +28,7 @@ BAD_LINES = [
     ('{"question_id": "d1", ', ["not JSON"]),
     ("[" * 100_000, ["not JSON"]),
     ("[1, 2]", ["not a JSON object"]),
-    (entry(image="missing.png"), ["'image'", "missing.png", "No such file"]),
+    (entry(image="missing.png"), ["'image'", "missing.png", "no such image file"]),
     (entry(image="corrupt.png"), ["'image'", "corrupt.png", "not a readable image"]),
     (entry(image="empty.png"), ["'image'", "empty.png", "empty"]),
     (entry(image="../outside.png"), ["'image'", "../outside.png", "outside"]),

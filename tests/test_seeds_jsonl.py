@@ -17,7 +17,8 @@ from PIL import Image
 
 from safer_steer.dialogue import SeedKind, Split
 from safer_steer.errors import DataError, ImageError, SaferSteerError
-from safer_steer.seeds import jsonl, load_jsonl
+from safer_steer.formats import images
+from safer_steer.seeds import load_jsonl
 from safer_steer.store import MAX_PIXELS, ImageStore
 
 ROW: dict[str, Any] = {"id": "s1", "question": "What is this?", "category": "fraud", "image": "a.png"}
@@ -90,9 +91,9 @@ def test_absolute_paths_and_wider_roots(write: Write, store: ImageStore, folder:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{not json", r"seeds.jsonl:2: Invalid JSON"),
-        ("[1, 2]", r"seeds.jsonl:2: .*object"),
-        ({**ROW, "id": "s1"}, r"seeds.jsonl:2: field 'id': the id 's1' is already taken by line 1"),
+        ("{not json", r"seeds.jsonl:2: not JSON"),
+        ("[1, 2]", r"seeds.jsonl:2: not a JSON object"),
+        ({**ROW, "id": "s1"}, r"seeds.jsonl:2: field 'id': 's1' stands twice: it is already taken by line 1"),
         (
             {**ROW, "id": "s2", "qestion": "x"},
             r"seeds.jsonl:2: field 'qestion': unknown key \(known keys: id, question,",
@@ -165,7 +166,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(write: Write, stor
 def test_a_huge_file_is_refused_before_it_is_read(
     write: Write, store: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "MAX_IMAGE_BYTES", 10)
+    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 10)
     with pytest.raises(ImageError, match=r"field 'image': 'a.png': larger than"):
         load_jsonl(write(ROW), store)
 

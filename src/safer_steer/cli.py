@@ -33,6 +33,9 @@ RecipeOption = Annotated[Path | None, typer.Option("--recipe", "-r", help="A rec
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="The run folder.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override, as section.key=value.")]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Say what would run and cost; do nothing.")]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Leave out rows that are wrong, and count them; default: stop.")
+]
 ResumeOption = Annotated[
     bool, typer.Option("--resume/--no-resume", help="Go on where the folder stands; --no-resume insists on a new one.")
 ]
@@ -108,11 +111,13 @@ def construct(
     recipe: RecipeOption = None,
     out: OutOption = Path("runs/run"),
     set_: SetOption = None,
+    skip_bad_rows: SkipOption = False,
     dry_run: DryOption = False,
     resume: ResumeOption = True,
 ) -> None:
     """Stage I: single-turn seeds to multi-turn scripts."""
-    _stage("construct", recipe, out, set_, dry_run, resume)
+    more = ["construction.skip_bad_rows=true"] if skip_bad_rows else []
+    _stage("construct", recipe, out, [*([] if set_ is None else set_), *more], dry_run, resume)
 
 
 @app.command()
@@ -156,7 +161,10 @@ def eval_(
     out: OutOption,
     model: Annotated[str | None, typer.Option("--model", help="SPEC of the model under test.")] = None,
     judge: Annotated[str | None, typer.Option("--judge", help="SPEC of the judge; default: the recipe's.")] = None,
-    suite: Annotated[str | None, typer.Option("--suite", help="A built-in suite or a STEER-Bench JSONL file.")] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="NAME or NAME:PATH of `safer-steer suites`, or a STEER-Bench file.")
+    ] = None,
+    skip_bad_rows: SkipOption = False,
     adaptive: Annotated[bool, typer.Option("--adaptive", help="Let the tutor attack the model.")] = False,
     recipe: RecipeOption = None,
     set_: SetOption = None,
@@ -173,6 +181,7 @@ def eval_(
         update={
             "suite": settings.eval.suite if suite is None else suite,
             "adaptive": adaptive or settings.eval.adaptive,
+            "skip_bad_rows": skip_bad_rows or settings.eval.skip_bad_rows,
         }
     )
     seats = settings.seats.model_copy(update={} if judge is None else {"judge": judge})
@@ -221,6 +230,20 @@ def report_(recipe: RecipeOption = None, out: OutOption = Path("runs/demo"), set
         typer.echo(f"report: {write_eval_report(out, run.images)}", err=True)
     else:
         Pipeline(_recipe(recipe, set_), run, reporter()).write_report()
+
+
+@app.command("suites")
+def suites_() -> None:
+    """List the suites and the seed loaders, with what each needs on disk."""
+    from safer_steer.bench.suites import listing
+    from safer_steer.seeds import LOADERS
+
+    typer.echo("Suites, for --suite NAME or --suite NAME:PATH, and what must lie at PATH:\n")
+    for name, turns, about, needs in listing():
+        typer.echo(f"  {name:22} {turns:6}  {about}\n  {'':22} {'':6}  PATH: {needs}")
+    typer.echo("\nSeed loaders, for construction.seeds: [{loader: NAME, path: PATH}]:\n")
+    for name, loader in LOADERS.items():
+        typer.echo(f"  {name:16} PATH: {'–' if loader.needs is None else loader.needs}")
 
 
 @app.command("recipe")

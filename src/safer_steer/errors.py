@@ -48,8 +48,12 @@ class ConfigError(SaferSteerError):
 class DataError(SaferSteerError):
     """An input file is wrong; `where` reads `file:line: field` as far as they are known.
 
+    `row` stands for `line` in files without lines: its number from 1 (parquet, JSON arrays) or its key (JSON objects).
+
     >>> print(DataError("not a string", file="seeds.jsonl", line=3, field="question"))
     seeds.jsonl:3: field 'question': not a string
+    >>> print(DataError("is missing", file="train.parquet", row=7, field="image"))
+    train.parquet, row 7: field 'image': is missing
     """
 
     def __init__(
@@ -58,11 +62,13 @@ class DataError(SaferSteerError):
         *,
         file: str | Path | None = None,
         line: int | None = None,
+        row: int | str | None = None,
         field: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.file, self.line, self.field = file, line, field
-        place = None if file is None else str(file) + ("" if line is None else f":{line}")
+        self.file, self.line, self.row, self.field = file, line, row, field
+        rows = "" if row is None else f", row {row}"
+        place = None if file is None else str(file) + ("" if line is None else f":{line}") + rows
         super().__init__(what if field is None else f"field '{field}': {what}", where=place, hint=hint)
 
 

@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.suites import load_suite
+from safer_steer.bench.suites import read_suite
 from safer_steer.config import Recipe
 from safer_steer.construct import stage
 from safer_steer.dialogue import Seed
-from safer_steer.seeds import load_builtin, load_jsonl
+from safer_steer.seeds import load_seeds
 from safer_steer.store import ImageStore
 
 MODELS_EVALUATED = 3
@@ -37,11 +37,10 @@ def evaluation_text(recipe: Recipe, model: str) -> str:
 
 
 def _seeds(recipe: Recipe) -> tuple[Seed, ...]:
-    source = recipe.construction.seeds
-    if source == "builtin":
-        return load_builtin()
+    settings = recipe.construction
     with tempfile.TemporaryDirectory() as folder:
-        return load_jsonl(Path(source), ImageStore(Path(folder)))
+        images = ImageStore(Path(folder))
+        return load_seeds(settings.seeds, images, skip_bad_rows=settings.skip_bad_rows).seeds
 
 
 def _construct(recipe: Recipe) -> dict[str, Any]:
@@ -75,9 +74,12 @@ def _grpo(recipe: Recipe) -> dict[str, Any]:
 
 def _suite(recipe: Recipe) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        scripts = load_suite(recipe.eval.suite, ImageStore(Path(folder)), recipe.eval.limit)
-    turns = sum(len(script.turns) for script in scripts)
-    return {"suite": recipe.eval.suite, "dialogues": len(scripts), "answers": turns, "judge calls": turns}
+        settings, images = recipe.eval, ImageStore(Path(folder))
+        suite = read_suite(settings.suite, images, settings.limit, skip_bad_rows=settings.skip_bad_rows)
+    turns = sum(len(script.turns) for script in suite.scripts)
+    skipped = {"skipped rows": suite.skips.rows} if suite.skips.rows else {}
+    dialogues = len(suite.scripts)
+    return {"suite": settings.suite, "dialogues": dialogues, "answers": turns, "judge calls": turns, **skipped}
 
 
 def _evaluations(recipe: Recipe) -> dict[str, Any]:

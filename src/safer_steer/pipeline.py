@@ -10,16 +10,16 @@ from typing import Any
 from safer_steer.actors.adaptive import AdaptiveUser
 from safer_steer.actors.specs import Seating, SpecKind, parse_spec
 from safer_steer.bench.evaluate import Evaluation, Summary, run_eval, unscored_share
-from safer_steer.bench.suites import load_suite, suite_print
+from safer_steer.bench.suites import read_suite, suite_print
 from safer_steer.bootstrap import bootstrap
 from safer_steer.config import Recipe
 from safer_steer.construct.stage import construct, scripts_of
-from safer_steer.dialogue import Script, Seed
+from safer_steer.dialogue import Script
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.measured import measure, release_memory
 from safer_steer.progress import Reporter
 from safer_steer.seats import ScriptUser, UserActor
-from safer_steer.seeds import load_builtin, load_jsonl, materialise_images
+from safer_steer.seeds import Loaded, load_seeds
 from safer_steer.store import RunFolder, fingerprint, read_records
 
 STAGES = ("construct", "bootstrap", "sft", "grpo", "eval", "report")
@@ -35,13 +35,13 @@ class Pipeline:
     run: RunFolder
     report: Reporter
 
-    def seeds(self) -> tuple[Seed, ...]:
+    def seeds(self) -> Loaded:
         """The recipe's seeds, their images in the run's store."""
-        source = self.recipe.construction.seeds
-        if source == "builtin":
-            materialise_images(self.run.images)
-            return load_builtin()
-        return load_jsonl(Path(source), self.run.images)
+        settings = self.recipe.construction
+        loaded = load_seeds(settings.seeds, self.run.images, skip_bad_rows=settings.skip_bad_rows)
+        if loaded.skips.rows:
+            self.report.note(loaded.skips.told("seeds"))
+        return loaded
 
     async def everything(self) -> None:
         """All stages in order; finished ones are passed over. What can be wrong with the last is checked first."""
@@ -57,15 +57,17 @@ class Pipeline:
         """Stage I: seeds to scripts."""
 
         async def work(seats: Seating) -> dict[str, Any]:
-            return await construct(
+            loaded = self.seeds()
+            result = await construct(
                 self.recipe,
                 self.run,
-                seeds=self.seeds(),
+                seeds=loaded.seeds,
                 generator=seats.generator(),
                 target=seats.target(),
                 attack_judge=seats.attack_judge(),
                 report=self.report,
             )
+            return {**result, "skipped_rows": loaded.skips.model_dump(mode="json")}
 
         return await self._staged("construct", work)
 
@@ -227,15 +229,20 @@ async def evaluate(
     from safer_steer.actors.chat import Sampling
 
     settings = recipe.eval
-    scripts = load_suite(settings.suite, run.images, settings.limit)
+    suite = read_suite(settings.suite, run.images, settings.limit, skip_bad_rows=settings.skip_bad_rows)
+    if suite.skips.rows:
+        report.note(suite.skips.told(settings.suite))
+    safety, helpfulness = suite.pass_marks(settings.safety_pass, settings.help_pass)
+    settings = settings.model_copy(update={"safety_pass": safety, "help_pass": helpfulness})
     sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
     user: UserActor = AdaptiveUser(seats.tutor()) if protocol == "adaptive" else ScriptUser()
     evaluation = Evaluation(
         model=seats.assistant(spec, sampling),
         judge=seats.judge(),
         user=user,
-        scripts=scripts,
+        scripts=suite.scripts,
         suite=settings.suite,
+        skips=suite.skips,
         protocol=protocol,
         folder=folder,
         name=spec if name is None else name,

@@ -22,12 +22,14 @@ from safer_steer.config import EvalConfig
 from safer_steer.converse import converse
 from safer_steer.dialogue import Record, Rollout, Script
 from safer_steer.errors import StageError
+from safer_steer.formats import Skips
 from safer_steer.progress import Reporter
 from safer_steer.runner import bounded
 from safer_steer.seats import Assistant, Cast, Judge, UserActor
 from safer_steer.store import Journal, read_records, write_json
 from safer_steer.verdict import Stamp
 
+NO_SKIPS = Skips()
 FAULTS_BEFORE_GIVING_UP = 8
 """When this many dialogues broke off and not one went through, the model is down, not the dialogue."""
 
@@ -63,6 +65,8 @@ class Summary(Record):
     spent: Spent
     seconds: float
     """Of the last session: a resumed evaluation counts only what it did after it went on."""
+    skipped_rows: Skips = NO_SKIPS
+    """Rows of the suite that were wrong and, as asked for, left out: no dialogue of theirs is counted above."""
 
     def contract(self) -> dict[str, Any]:
         """The summary as written: `counts` and `pass_rates` at the top, for scripts that rely on the names."""
@@ -88,6 +92,8 @@ class Evaluation:
     protocol: str
     folder: Path
     name: str
+    skips: Skips = NO_SKIPS
+    """The suite's rows that were left out because they were wrong."""
 
 
 async def run_eval(evaluation: Evaluation, config: EvalConfig, open_dialogues: int, report: Reporter) -> Summary:
@@ -176,6 +182,7 @@ def summarise(rollouts: Sequence[Rollout], of: Evaluation, config: EvalConfig, s
         restricted_mean=restricted_mean(observations(unsafe)),
         spent=spent(rollouts),
         seconds=seconds,
+        skipped_rows=of.skips,
     )
 
 
