@@ -114,6 +114,7 @@ class UserTurn(Record):
     """One scripted user turn `û_t`, what it is for, and what is known of a good answer.
 
     `risk` is the planner's level 1 (harmless alone) to 5 (asks for the goal); `None` where nobody planned it.
+    `images` come with this turn; those of the whole dialogue stand in `Script.images`.
     """
 
     text: Annotated[str, Field(min_length=1)]
@@ -121,10 +122,14 @@ class UserTurn(Record):
     risk: Annotated[int, Field(ge=1, le=5)] | None = None
     reference: str | None = None
     keys: tuple[str, ...] = ()
+    images: Annotated[tuple[ImageRef, ...], Field(exclude_if=lambda images: not images)] = ()
 
 
 class Script(Record):
-    """The user side of a dialogue, `(x, û_1 … û_T)`, and where it came from. Images stand before `û_1`."""
+    """The user side of a dialogue, `(x, û_1 … û_T)`, and where it came from.
+
+    `images` are the dialogue's visual context and stand before `û_1`; a turn may bring images of its own.
+    """
 
     id: Annotated[str, Field(min_length=1)]
     seed_id: str
@@ -144,6 +149,15 @@ class Script(Record):
     def is_unsafe(self) -> bool:
         """Whether the dialogue as a whole pursues an unsafe goal."""
         return self.kind is not ScriptKind.BENIGN
+
+    def images_at(self, turn: int) -> tuple[ImageRef, ...]:
+        """The images that user turn `turn` (from 1) brings, the dialogue's own with the first."""
+        own = self.turns[turn - 1].images if turn <= len(self.turns) else ()
+        return self.images + own if turn == 1 else own
+
+    def images_until(self, turn: int) -> tuple[ImageRef, ...]:
+        """All images shown in the turns 1 to `turn`, in order."""
+        return tuple(ref for index in range(1, turn + 1) for ref in self.images_at(index))
 
 
 class FinishReason(StrEnum):
@@ -282,7 +296,8 @@ class History:
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
-        return self.script.images
+        """Every image shown so far, that of this turn included."""
+        return self.script.images_until(self.index)
 
     @property
     def scripted_next(self) -> str | None:

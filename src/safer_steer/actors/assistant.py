@@ -28,15 +28,14 @@ def parse_answer(raw: str, answer_format: AnswerFormat) -> tuple[str, AnswerStat
 
 
 def messages_of(history: History, system: str | None = None) -> list[Message]:
-    """`h_t` as chat messages: images in the first user message, every answer's raw text and token trace kept."""
+    """`h_t` as chat messages: images in the turns that bring them, every answer's raw text and token trace kept."""
     messages = [] if system is None else [Message(role=Role.SYSTEM, text=system)]
-    images = history.images
     for exchange in history.exchanges:
+        images = history.script.images_at(exchange.index)
         messages.append(Message(role=Role.USER, text=exchange.user, images=images))
         answer = exchange.answer
         messages.append(Message(role=Role.ASSISTANT, text=answer.raw, trace=answer.trace))
-        images = ()
-    messages.append(Message(role=Role.USER, text=history.user, images=images))
+    messages.append(Message(role=Role.USER, text=history.user, images=history.script.images_at(history.index)))
     return messages
 
 

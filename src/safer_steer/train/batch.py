@@ -49,14 +49,30 @@ class Tokens:
 
 
 def tokens_of(dialogues: Sequence[Dialogue], tokenizer: DialogueTokenizer, device: torch.device) -> Tokens:
-    """The dialogues as one padded batch on `device`; the padding is the end token, which nothing predicts there."""
+    """The dialogues as one padded batch on `device`; the padding is the end token, which nothing predicts there.
+
+    Raises ValueError when a dialogue's places for images are not those of its images: none may vanish.
+    """
     refs = [ref for dialogue in dialogues for ref in dialogue.images]
+    for dialogue in dialogues:
+        _check_places(dialogue, tokenizer)
     images = tokenizer.images.tensors(refs) if tokenizer.images is not None and refs else {}
+    ids = torch.tensor(pad([dialogue.ids for dialogue in dialogues], tokenizer.end))
+    if "image_grid_thw" in images:  # positions in two dimensions: the model wants to know where the images are
+        images["mm_token_type_ids"] = torch.isin(ids, torch.tensor([tokenizer.image_token])).int()
     return Tokens(
-        ids=torch.tensor(pad([dialogue.ids for dialogue in dialogues], tokenizer.end), device=device),
+        ids=ids.to(device),
         targets=torch.tensor(pad([dialogue.mask[1:] for dialogue in dialogues], False), device=device),
         images={key: tensor.to(device) for key, tensor in images.items()},
     )
+
+
+def _check_places(dialogue: Dialogue, tokenizer: DialogueTokenizer) -> None:
+    reader, token = tokenizer.images, tokenizer.image_token
+    places = dialogue.ids.count(token) if token is not None else 0
+    needed = sum(reader.read(ref).ids.count(token) for ref in dialogue.images) if reader and token is not None else 0
+    if places != needed:
+        raise ValueError(f"{places} image places in a dialogue whose {len(dialogue.images)} images fill {needed}")
 
 
 def answer_tokens(dialogues: Sequence[Dialogue]) -> int:

@@ -41,9 +41,14 @@ def _draw(pool: Sequence[Script], start: int, count: int, label: str) -> list[Sc
 def shortened(script: Script, turns: int) -> Script:
     """`script` with at most `turns` turns: the first, then its last ones, so that the goal it builds up to stays.
 
-    The early middle is left out: an escalation gets steeper, not toothless.
+    The early middle is left out: an escalation gets steeper, not toothless. Images of a turn that is left out come
+    with the next one that stays.
     """
     if len(script.turns) <= turns:
         return script
-    kept = script.turns[:1] + script.turns[len(script.turns) - turns + 1 :]
-    return script.model_copy(update={"turns": kept})
+    stays = len(script.turns) - turns + 1
+    first, later = script.turns[0], list(script.turns[stays:])
+    orphans = tuple(ref for turn in script.turns[1:stays] for ref in turn.images)
+    if orphans and later:
+        later[0] = later[0].model_copy(update={"images": orphans + later[0].images})
+    return script.model_copy(update={"turns": (first, *later)})

@@ -93,17 +93,16 @@ def examples_of(rollouts: Sequence[Rollout], tokenizer: DialogueTokenizer, recip
 
 def _example(rollout: Rollout, tokenizer: DialogueTokenizer, recipe: Recipe) -> Example | None:
     messages = [] if recipe.system_prompt is None else [Message(role=Role.SYSTEM, text=recipe.system_prompt)]
-    images = rollout.script.images
     for turn in rollout.turns:
-        messages.append(Message(role=Role.USER, text=turn.user, images=images))
+        messages.append(Message(role=Role.USER, text=turn.user, images=rollout.script.images_at(turn.index)))
         # No token trace: another model wrote this answer, with a vocabulary of its own.
         messages.append(Message(role=Role.ASSISTANT, text=turn.answer.raw))
-        images = ()
     layout = tokenizer.lay_out(messages)
     fitting = [stop for _, stop in layout.answer_spans if stop <= recipe.sft.max_length]
     if not fitting:
         return None
-    return Example(layout.ids[: fitting[-1]], layout.answer_mask[: fitting[-1]], layout.images)
+    images = rollout.script.images_until(len(fitting))
+    return Example(layout.ids[: fitting[-1]], layout.answer_mask[: fitting[-1]], images)
 
 
 def train(

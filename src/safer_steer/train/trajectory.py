@@ -120,7 +120,7 @@ def trajectory(rollout: Rollout, rewards: Sequence[float], advantages: Sequence[
         spans=tuple(spans),
         rewards=tuple(rewards),
         advantages=tuple(advantages),
-        images=rollout.script.images,
+        images=rollout.script.images_until(len(rollout.turns)),
     )
 
 

@@ -16,6 +16,7 @@ from safer_steer.actors.chat import Sampling
 from safer_steer.actors.local.cache import KeptRow, PrefixStore, SlotCache, prefix_key
 from safer_steer.actors.local.images import ImageReader
 from safer_steer.actors.local.packed import PackedWeights
+from safer_steer.actors.local.positions import Positions
 from safer_steer.actors.local.sampling import Draw, choose
 from safer_steer.actors.local.tokens import Layout
 from safer_steer.dialogue import FinishReason, ImageRef
@@ -87,6 +88,8 @@ class Row:
     request: Request
     length: int
     rng: random.Random
+    ahead: int = 0
+    """What to add to a column to get its position: images in two dimensions take fewer positions than places."""
     response: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -107,8 +110,10 @@ class Engine:
         images: ImageReader | None,
         store: PrefixStore,
         packed: PackedWeights,
+        positions: Positions,
     ) -> None:
         self._model, self._images, self._store, self._packed = model, images, store, packed
+        self._positions = positions
         self._device = next(model.parameters()).device
         self._end = end
         self._banned = torch.tensor(sorted(banned), dtype=torch.long, device=self._device)
@@ -171,10 +176,12 @@ class Engine:
         for slot, (_, known, kept) in enumerate(leaders, first):
             if kept is not None:
                 self._cache.put(slot, kept, known)
+        tables = [self._table(group[0]) for group, _, _ in leaders]
         logits = self._forward(
             first,
             [group[0].ids[known:] for group, known, _ in leaders],
             [known for _, known, _ in leaders],
+            [table[:, known:] for table, (_, known, _) in zip(tables, leaders, strict=True)],
             [image for group, known, _ in leaders for image in group[0].images_after(known)],
         )
         for slot, (group, known, _) in enumerate(leaders, first):
@@ -182,11 +189,19 @@ class Engine:
                 self._keep_opening(slot, group[0])
         requests = [group[0] for group, _, _ in leaders] + [request for _, request in followers]
         sources = [*range(len(leaders)), *(slot for slot, _ in followers)]
-        rows = [Row(request, len(request.ids), random.Random(request.seed)) for request in requests]
+        ahead = [int(table.max()) + 1 - table.shape[1] for table in tables]
+        rows = [
+            Row(request, len(request.ids), random.Random(request.seed), ahead[source])
+            for request, source in zip(requests, sources, strict=True)
+        ]
         for slot in range(len(leaders), len(rows)):
             self._cache.copy(first + sources[slot], first + slot, rows[slot].length)
         self.rows += rows
         self._write(rows, logits[torch.tensor(sources, device=self._device)])
+
+    def _table(self, request: Request) -> Tensor:
+        images = request.layout.images
+        return self._positions.of(request.ids, self._images.grids(images) if self._images is not None else None)
 
     def _keep_opening(self, slot: int, request: Request) -> None:
         """Samples of one script begin alike: keep the first context for those that come later."""
@@ -200,7 +215,8 @@ class Engine:
             return
         self._reserve(len(self.rows), max(row.length for row in self.rows) + 1)
         news = [(row.response[-1],) for row in self.rows]
-        logits = self._forward(0, news, [row.length for row in self.rows], [])
+        places = [torch.tensor([[row.length + row.ahead]]) for row in self.rows]
+        logits = self._forward(0, news, [row.length for row in self.rows], places, [])
         for row in self.rows:
             row.length += 1
         self._write(self.rows, logits)
@@ -210,24 +226,30 @@ class Engine:
         self._store.leave(self._cache.bytes)
 
     def _forward(
-        self, first: int, news: Sequence[Sequence[int]], starts: Sequence[int], images: Sequence[ImageRef]
+        self,
+        first: int,
+        news: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        places: Sequence[Tensor],
+        images: Sequence[ImageRef],
     ) -> Tensor:
-        """Logits (rows, vocabulary) after each row's new ids, which go to slots `first…` from column `starts`."""
+        """Logits (rows, vocabulary) after each row's new ids, which go to slots `first…` from column `starts` and
+        stand at the positions `places` (axes, new)."""
         width = max(len(new) for new in news)
         pads = torch.tensor([width - len(new) for new in news])[:, None]
-        positions = torch.arange(width)[None] - pads + torch.tensor(starts)[:, None]
+        columns = torch.arange(width)[None] - pads + torch.tensor(starts)[:, None]
         padding = torch.arange(width)[None] < pads
         ids = torch.tensor([[self._end] * (width - len(new)) + list(new) for new in news])
         # Padding writes to the last column, which nobody sees, and sees the first, so that nothing becomes NaN.
-        span = int(positions.max()) + 1
-        positions = positions.masked_fill(padding, 0).to(self._device)
-        self._cache.aim(first, positions.masked_fill(padding.to(self._device), -1), span)
-        visible = torch.arange(span, device=self._device) <= positions[..., None]
+        span = int(columns.max()) + 1
+        self._cache.aim(first, columns.masked_fill(padding, -1).to(self._device), span)
+        seen = columns.masked_fill(padding, 0).to(self._device)
+        visible = torch.arange(span, device=self._device) <= seen[..., None]
         tensors = self._images.tensors(images) if self._images is not None else {}
         output = self._model(
             input_ids=ids.to(self._device),
             attention_mask=visible[:, None],
-            position_ids=positions,
+            position_ids=self._positions.joined(places, width).to(self._device),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from safer_steer.dialogue import ImageRef
 from safer_steer.store import ImageStore
@@ -62,4 +63,28 @@ class ImageReader:
         """The tensors of several images, joined along the first dimension in their order; empty for none."""
         read = [self.read(ref).tensors for ref in refs]
         keys = read[0].keys() if read else ()
-        return {key: torch.cat([tensors[key] for tensors in read]) for key in keys}
+        return {key: joined([tensors[key] for tensors in read], tiled="pixel_attention_mask" in keys) for key in keys}
+
+    def grids(self, refs: Sequence[ImageRef]) -> Tensor | None:
+        """(images, 3) patches in time, height and width, for models that place them so; None for others."""
+        found = [self.read(ref).tensors.get("image_grid_thw") for ref in refs]
+        known = [grid for grid in found if grid is not None]
+        return torch.cat(known) if known else None
+
+
+def joined(tensors: Sequence[Tensor], *, tiled: bool) -> Tensor:
+    """Several images' tensors as one, along the first dimension.
+
+    `tiled` (Idefics3, SmolVLM): each is (1, tiles, …, height, width); tiles of all images follow each other in the
+    second dimension, smaller ones filled up with zeros, which the model's attention mask for pixels leaves out.
+
+    >>> joined([torch.ones(1, 2, 2), torch.ones(1, 2, 2)], tiled=False).shape
+    torch.Size([2, 2, 2])
+    >>> joined([torch.ones(1, 2, 3, 4, 4), torch.ones(1, 1, 3, 2, 4)], tiled=True).shape
+    torch.Size([1, 3, 3, 4, 4])
+    """
+    if not tiled:
+        return torch.cat(list(tensors))
+    height, width = (max(tensor.shape[dim] for tensor in tensors) for dim in (-2, -1))
+    sides = [(0, width - tensor.shape[-1], 0, height - tensor.shape[-2]) for tensor in tensors]
+    return torch.cat([functional.pad(tensor, side) for tensor, side in zip(tensors, sides, strict=True)], dim=1)

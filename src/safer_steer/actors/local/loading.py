@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from transformers import (
     AutoTokenizer,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils import is_torchvision_available
 
 from safer_steer.embedded.build import MANIFEST, load_student, register
 from safer_steer.errors import WeightsError
@@ -51,22 +54,45 @@ def _load_any(path: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     config = AutoConfig.from_pretrained(path)
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
-        return model.eval(), AutoProcessor.from_pretrained(path)
+        return model.eval(), _processor(path, type(config))
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     return model.eval(), AutoTokenizer.from_pretrained(path)
+
+
+def _processor(path: Path, config: type) -> Any:
+    """The model's processor; where a video processor is missing only because torchvision is, one for images alone."""
+    try:
+        return AutoProcessor.from_pretrained(path)
+    except (OSError, ValueError, ImportError):
+        if is_torchvision_available() or config not in PROCESSOR_MAPPING:
+            raise
+        return without_videos(PROCESSOR_MAPPING[config]).from_pretrained(path)
+
+
+def without_videos(family: Any) -> Any:
+    """The processor class `family` for texts and images only: it can be made and saved without torchvision."""
+
+    class ImageOnly(family):
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return ["image_processor", "tokenizer"]
+
+    ImageOnly.__name__ = ImageOnly.__qualname__ = family.__name__  # what is saved names the family
+    return ImageOnly
 
 
 def check_supported(model: Any, where: str) -> None:
     """Raise `WeightsError` for models whose tokens are not one plain sequence with full attention.
 
-    The engine gives every token its place in the sequence as position and shows it all earlier tokens, which would
-    be silently wrong for rotary positions in two dimensions (Qwen-VL) and for sliding or linear attention.
+    The engine shows every token all earlier ones, which would be silently wrong for sliding or linear attention. It
+    knows positions of images in two dimensions from `get_rope_index`, if that tells images by their token type.
     """
     hint = "serve this model (vLLM, SGLang) and name it as openai:MODEL@BASE_URL"
-    if any(hasattr(module, "get_rope_index") for module in model.modules()):
-        raise WeightsError(
-            "its images have positions in two dimensions, which this engine does not have", where=where, hint=hint
-        )
+    for module in model.modules():
+        if hasattr(module, "get_rope_index"):
+            known = inspect.signature(module.get_rope_index).parameters
+            if "mm_token_type_ids" not in known or "image_grid_thw" not in known:
+                raise WeightsError("its images have positions that this engine does not know", where=where, hint=hint)
     text = model.config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:

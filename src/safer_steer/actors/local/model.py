@@ -21,6 +21,7 @@ from safer_steer.actors.local.decode import Engine, Request, Written
 from safer_steer.actors.local.linear import use_onednn
 from safer_steer.actors.local.loading import check_supported, load_model
 from safer_steer.actors.local.packed import PackedWeights
+from safer_steer.actors.local.positions import Positions
 from safer_steer.actors.local.tokens import DialogueTokenizer, Layout
 from safer_steer.dialogue import TokenTrace, Usage, stable_id
 from safer_steer.errors import ContextOverflow
@@ -76,6 +77,7 @@ class LocalModel:
             images=self.tokens.images,
             store=PrefixStore(cache_bytes),
             packed=PackedWeights(self.model, enabled=pack),
+            positions=Positions(self.model, self.tokens.image_token),
         )
         self._batcher = Batcher(self._engine, max_batch)
 

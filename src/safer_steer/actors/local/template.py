@@ -7,7 +7,7 @@ laid out from the pieces. `learn_pieces` proves on a real dialogue that the piec
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,32 +23,44 @@ _SYSTEM, _FIRST, _ANSWER, _SECOND = "mark-system", "mark-first", "mark-answer", 
 
 
 @dataclass(frozen=True, slots=True)
+class Lead:
+    """What stands before a user's text: `bare` where the turn has no image, `shown` before its first image."""
+
+    bare: Ids
+    shown: Ids
+
+
+@dataclass(frozen=True, slots=True)
 class Pieces:
     """The ids around the texts.
 
     `opening USER header ANSWER turn USER header ANSWER …`; with a system prompt `system_opening SYSTEM
-    system_closing` stands in `opening`'s place. `turn` begins with the token that ends an answer. `image` is the
-    text that stands before a user's text for each image (None: the template knows no images).
+    system_closing` stands in `opening`'s place. `turn` begins with `end`, the token that ends an answer. `image` is
+    the text that stands before a user's text for each image (None: the template knows no images). `gap`,
+    `answer_gap` and `system_gap` are spaces that the template puts before a text: they are tokenised with it, as one
+    word (a user's text after an image has none).
     """
 
-    opening: Ids
+    opening: Lead
     header: Ids
-    turn: Ids
+    turn: Lead
+    end: int
     system_opening: Ids | None
-    system_closing: Ids | None
+    system_closing: Lead | None
     image: str | None
-
-    @property
-    def end(self) -> int:
-        """The token that ends an answer."""
-        return self.turn[0]
+    gap: str = ""
+    answer_gap: str = ""
+    system_gap: str = ""
 
 
-def learn_pieces(render: Render, encode: Callable[[str], Ids], where: str) -> Pieces:
+def learn_pieces(
+    render: Render, encode: Callable[[str], Ids], where: str, *, control: Container[int], eos: int | None
+) -> Pieces:
     """Take the template behind `render` apart; `encode` tokenises text with its control tokens.
 
-    Raises `WeightsError` when the template is not of the form that `Pieces` describes, or when the pieces' tokens,
-    joined, are not the tokens of the whole.
+    A template whose answers end with no `control` token (LLaVA 1.5) gets `eos` for it. Raises `WeightsError` when
+    the template is not of the form that `Pieces` describes, or when the pieces' tokens, joined, are not the tokens
+    of the whole.
     """
     blocks = _takes_blocks(render)
 
@@ -57,25 +69,53 @@ def learn_pieces(render: Render, encode: Callable[[str], Ids], where: str) -> Pi
             return {"role": role, "content": text}
         return {"role": role, "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
 
-    dialogue = [say("user", _FIRST), say("assistant", _ANSWER), say("user", _SECOND)]
-    opening, _, turn, header = _cut(render(dialogue, True), (_FIRST, _ANSWER, _SECOND), where)
-    system_opening, system_closing = _system(render, [say("system", _SYSTEM), say("user", _FIRST)], encode, where)
-    image = _image(render, say("user", _FIRST), say("user", _FIRST, images=1), where) if blocks else None
+    def dialogue(images: int) -> list[dict[str, Any]]:
+        return [say("user", _FIRST, images), say("assistant", _ANSWER), say("user", _SECOND, images)]
+
+    marks = (_FIRST, _ANSWER, _SECOND)
+    opening, said, turn, header = _cut(render(dialogue(0), True), marks, where)
+    shown = _cut(render(dialogue(1), True), marks, where) if blocks else (opening, said, turn, header)
+    same = next((n for n, pair in enumerate(zip(opening, shown[0], strict=False)) if pair[0] != pair[1]), len(opening))
+    image = shown[0][same:] or None
+
+    def lead(bare: str, with_image: str) -> tuple[str, str]:
+        return bare.rstrip(" "), with_image.removesuffix(image) if image else bare
+
+    gap = opening[len(opening.rstrip(" ")) :]
+    starts, turns = lead(opening, shown[0]), lead(turn, shown[2])
+    ending = encode(turns[0])[:1]
+    inserted = () if eos is None or ending[0] in control else (eos,)
+    system = _system(render, say, blocks, where)
     pieces = Pieces(
-        opening=encode(opening),
+        opening=Lead(encode(starts[0]), encode(starts[1])),
         header=encode(header),
-        turn=encode(turn),
-        system_opening=system_opening,
-        system_closing=system_closing,
+        turn=Lead(inserted + encode(turns[0]), inserted + encode(turns[1])),
+        end=(inserted or ending)[0],
+        system_opening=None if system is None else encode(system[0].rstrip(" ")),
+        system_closing=None if system is None else Lead(*map(encode, lead(system[1], system[2]))),
         image=image,
+        gap=gap,
+        answer_gap=said.removeprefix(header) if said.startswith(header) else "",
+        system_gap=" " if system is not None and system[0].endswith(" ") else "",
     )
-    probe = ("Hello there, what is 2 + 2?", "It is 4.", "Thanks! And\n\nhow about 3 × 3?")
-    whole = render([say("user", probe[0]), say("assistant", probe[1]), say("user", probe[2])], True)
-    first, answer, second = (encode(text) for text in probe)
-    joined = pieces.opening + first + pieces.header + answer + pieces.turn + second + pieces.header
-    if joined != encode(whole):
-        raise WeightsError("the chat template does not tokenise piece by piece", where=where, hint="use an endpoint")
+    _prove(pieces, inserted, encode, lambda *texts: render(_alternating(say, texts), True), where)
     return pieces
+
+
+def _prove(pieces: Pieces, inserted: Ids, encode: Callable[[str], Ids], whole: Callable[..., str], where: str) -> None:
+    """Raise `WeightsError` unless the pieces give the tokens of a whole dialogue (without what we inserted)."""
+    probe = ("Hello there, what is 2 + 2?", "It is 4.", "Thanks! And\n\nhow about 3 × 3?")
+    first, answer, second = (
+        encode(gap + text) for gap, text in zip((pieces.gap, pieces.answer_gap, pieces.gap), probe, strict=True)
+    )
+    turn = pieces.turn.bare[len(inserted) :]
+    joined = pieces.opening.bare + first + pieces.header + answer + turn + second + pieces.header
+    if joined != encode(whole(*probe)):
+        raise WeightsError("the chat template does not tokenise piece by piece", where=where, hint="use an endpoint")
+
+
+def _alternating(say: Callable[..., dict[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
+    return [say("assistant" if place % 2 else "user", text) for place, text in enumerate(texts)]
 
 
 def _takes_blocks(render: Render) -> bool:
@@ -97,20 +137,15 @@ def _cut(text: str, marks: Sequence[str], where: str) -> list[str]:
 
 
 def _system(
-    render: Render, messages: list[dict[str, Any]], encode: Callable[[str], Ids], where: str
-) -> tuple[Ids, Ids] | tuple[None, None]:
+    render: Render, say: Callable[..., dict[str, Any]], blocks: bool, where: str
+) -> tuple[str, str, str] | None:
+    """What stands before a system prompt, after it, and after it where an image follows; None: it takes none."""
     try:
-        text = render(messages, False)
+        text = render([say("system", _SYSTEM), say("user", _FIRST)], False)
+        shown = render([say("system", _SYSTEM), say("user", _FIRST, int(blocks))], False)
     except TemplateError:
-        return None, None
+        return None
     if text.count(_SYSTEM) != 1:
-        return None, None
+        return None
     opening, closing, _ = _cut(text, (_SYSTEM, _FIRST), where)
-    return encode(opening), encode(closing)
-
-
-def _image(render: Render, bare: dict[str, Any], shown: dict[str, Any], where: str) -> str | None:
-    """What one image adds before the user's text."""
-    opening, _ = _cut(render([bare], False), (_FIRST,), where)
-    with_image, _ = _cut(render([shown], False), (_FIRST,), where)
-    return with_image.removeprefix(opening) or None
+    return opening, closing, _cut(shown, (_SYSTEM, _FIRST), where)[1]

@@ -14,7 +14,7 @@ from typing import Any
 
 from safer_steer.actors.chat import Message, Role
 from safer_steer.actors.local.images import ImageReader
-from safer_steer.actors.local.template import Ids, Pieces, learn_pieces
+from safer_steer.actors.local.template import Ids, Lead, Pieces, learn_pieces
 from safer_steer.dialogue import ImageRef
 from safer_steer.errors import ConfigError, WeightsError
 from safer_steer.store import ImageStore
@@ -75,16 +75,16 @@ class Layout:
 class DialogueTokenizer:
     """Lays dialogues out as ids for one model: its tokenizer, its template's pieces, its images.
 
-    `end` is the token that ends an answer, `control` every special token, `banned` those an answer may not hold.
+    `end` is the token that ends an answer, `control` every special token, `banned` those an answer may not hold,
+    `image_token` the one whose places an image fills.
     """
 
     def __init__(self, tokenizer: Any, pieces: Pieces, images: ImageReader | None, image_token: str | None) -> None:
         self._tokenizer, self._pieces, self._images = tokenizer, pieces, images
-        strings = {str(token) for token in tokenizer.all_special_tokens}
-        strings |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        strings |= {image_token} if image_token else set()
+        strings = control_strings(tokenizer, image_token)
         self.control = frozenset(tokenizer.convert_tokens_to_ids(sorted(strings)))
         self.end = pieces.end
+        self.image_token = tokenizer.convert_tokens_to_ids(image_token) if image_token else None
         self.banned = tuple(sorted(self.control - {self.end}))
         # Longest first, so that one control token inside another does not hide it. A single character cannot be cut.
         cuttable = sorted((s for s in strings if len(s) > 1), key=len, reverse=True)
@@ -108,20 +108,23 @@ class DialogueTokenizer:
         def encode(text: str) -> Ids:
             return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
-        pieces = learn_pieces(render, encode, name)
+        image_token = getattr(processor, "image_token", None)
+        control = tokenizer.convert_tokens_to_ids(sorted(control_strings(tokenizer, image_token)))
+        pieces = learn_pieces(render, encode, name, control=control, eos=tokenizer.eos_token_id)
         reader = None
         if pieces.image is not None and images is not None and processor is not tokenizer:
             reader = ImageReader(processor, images, pieces.image)
-        return cls(tokenizer, pieces, reader, getattr(processor, "image_token", None))
+        return cls(tokenizer, pieces, reader, image_token)
 
     @property
     def images(self) -> ImageReader | None:
         """Reads images for this model, or None when it sees none."""
         return self._images
 
-    def encode(self, text: str) -> Ids:
-        """Ids of what somebody typed: plain text, whatever it looks like. Surrounding white space is dropped."""
-        pieces = list(self._without_control(text.strip()))
+    def encode(self, text: str, gap: str = "") -> Ids:
+        """Ids of what somebody typed: plain text, whatever it looks like. Surrounding white space is dropped, and
+        `gap` put before what is left."""
+        pieces = list(self._without_control(gap + text.strip()))
         encoded = self._tokenizer(pieces, add_special_tokens=False).input_ids if pieces else []
         return tuple(token for piece in encoded for token in piece if token not in self.control)
 
@@ -149,7 +152,7 @@ class DialogueTokenizer:
         for an image that cannot be read, ValueError for roles out of order.
         """
         turns = list(messages)
-        opening = self._pieces.opening
+        opening: Lead = self._pieces.opening
         if turns and turns[0].role is Role.SYSTEM:
             opening = self._system(turns.pop(0).text)
         parts: list[Part] = []
@@ -157,28 +160,33 @@ class DialogueTokenizer:
             if message.role is not (Role.ASSISTANT if position % 2 else Role.USER):
                 raise ValueError(f"message {position + 1} is from the {message.role}: user and assistant take turns")
             if message.role is Role.USER:
-                lead = opening if not parts else self._lead(parts[-1].ids)
+                lead = self._lead(opening, parts, bool(message.images))
                 follows = turns[position + 1] if position + 1 < len(turns) else None
                 parts.append(self._context(lead, message, follows))
             else:
                 parts.append(Part(self._response(message), answer=True))
         return Layout(tuple(parts))
 
-    def _system(self, text: str) -> Ids:
+    def _system(self, text: str) -> Lead:
         if self._pieces.system_opening is None or self._pieces.system_closing is None:
             raise ConfigError("this model's chat template takes no system prompt", hint="leave system_prompt empty")
-        return self._pieces.system_opening + self.encode(text) + self._pieces.system_closing
+        before = self._pieces.system_opening + self.encode(text, self._pieces.system_gap)
+        closing = self._pieces.system_closing
+        return Lead(before + closing.bare, before + closing.shown)
 
-    def _lead(self, response: Ids) -> Ids:
-        """From the last response to the next user text; closes an answer that was cut off."""
-        closed = bool(response) and response[-1] == self.end
-        return self._pieces.turn[1:] if closed else self._pieces.turn
+    def _lead(self, opening: Lead, parts: Sequence[Part], images: bool) -> Ids:
+        """From the last response (or the beginning) to the user's text or images; closes an answer that was cut off."""
+        if not parts:
+            return opening.shown if images else opening.bare
+        lead = self._pieces.turn.shown if images else self._pieces.turn.bare
+        return lead[1:] if parts[-1].ids[-1:] == (self.end,) else lead
 
     def _context(self, lead: Ids, message: Message, follows: Message | None) -> Part:
         if follows is not None and follows.trace is not None:
             return Part(follows.trace.context, answer=False, images=message.images)
         places = tuple(self._places(message.images))
-        ids = lead + places + self.encode(message.text) + self._pieces.header
+        gap = "" if message.images else self._pieces.gap
+        ids = lead + places + self.encode(message.text, gap) + self._pieces.header
         return Part(ids, answer=False, images=message.images)
 
     def _places(self, images: Iterable[ImageRef]) -> Iterator[int]:
@@ -190,4 +198,11 @@ class DialogueTokenizer:
     def _response(self, message: Message) -> Ids:
         if message.trace is not None:
             return message.trace.response
-        return (*self.encode(message.text), self.end)
+        return (*self.encode(message.text, self._pieces.answer_gap), self.end)
+
+
+def control_strings(tokenizer: Any, image_token: str | None) -> set[str]:
+    """Every text that `tokenizer` reads as a token of its own kind: special tokens, and the image's place."""
+    strings = {str(token) for token in tokenizer.all_special_tokens}
+    strings |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return strings | ({image_token} if image_token else set())
