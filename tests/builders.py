@@ -83,7 +83,14 @@ class ToldGenerator:
     async def obfuscated(self, seed: Seed, turns: int, rng_seed: int) -> Script:
         return self._script(seed, ScriptKind.OBFUSCATED, turns, rng_seed)
 
-    async def red_team(self, seed: Seed, strategy: Strategy, turns: int, rng_seed: int) -> Script:
+    async def analyse(self, seed: Seed) -> str | None:
+        self._count("analyse", seed.id)
+        return "a thing"
+
+    async def red_team(
+        self, seed: Seed, strategy: Strategy, turns: int, rng_seed: int, findings: str | None = None
+    ) -> Script:
+        assert findings == "a thing"
         return self._script(seed, ScriptKind.RED_TEAM, turns, rng_seed, strategy.id)
 
     async def benign(self, seed: Seed, turns: int, rng_seed: int) -> Script:

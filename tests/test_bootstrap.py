@@ -208,5 +208,6 @@ def test_forecast_counts_calls(tmp_path: Path) -> None:
     told = forecast(recipe(), made())
     blue = ToldAssistant(lambda history: "no")
     bootstrap(tmp_path, blue=blue)
-    assert told["calls"] == {"red": len(blue.seen), "blue": len(blue.seen), "reward_judge": len(blue.seen)}
+    rewritten = len(blue.seen) - told["sft"]  # the first turn is said as it is written
+    assert told["calls"] == {"red": rewritten, "blue": len(blue.seen), "reward_judge": len(blue.seen)}
     assert told["sft"] * 3 == len(blue.seen)

@@ -107,7 +107,7 @@ def test_without_the_filter_every_attack_stays_whole_and_nobody_is_asked(tmp_pat
     target = weak_target()
     result = construct(tmp_path, recipe(construction={"success_filter": False}), target=target)
     assert target.seen == [] and result["kinds"]["red_team"] == 16
-    assert result["attacks"] == {"played": 0, "succeeded": 0, "success_rate": None}
+    assert result["attacks"] == {"played": 0, "succeeded": 0, "success_rate": None, "by_strategy": {}}
 
 
 @pytest.mark.parametrize("pulls", [(3,), (1, 8, 20), (17, 2, 2)])
@@ -122,7 +122,6 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, pulls: 
         construct(tmp_path / "rough", target=target)
     last, judge = ToldGenerator(), attack_judge()
     construct(tmp_path / "rough", generator=last, judge=judge)
-    assert last.asked.total() == 0, "everything was written before the last pull"
     assert finals(tmp_path / "rough") == finals(tmp_path / "calm")
 
 
@@ -228,7 +227,7 @@ def test_forecast_is_an_upper_bound_and_does_nothing(tmp_path: Path) -> None:
     told = forecast(recipe(), seeds)
     assert not (tmp_path / "construct").exists()
     assert told["seeds"] == 12 and told["scripts"] == {"benign": 12, "obfuscated": 8, "red_team": 16}
-    assert told["calls"]["generator"] == 8 + 12 + 2 * 8 + 3 * 16
+    assert told["calls"]["generator"] == 8 + 8 + 12 + 8 + 2 * 16
     target = weak_target()
     construct(tmp_path, target=target)
     assert len(target.seen) <= told["calls"]["target"] == told["calls"]["attack_judge"] <= 8 * 8
@@ -382,9 +381,9 @@ from safer_steer.construct.writing import Writer
 
 write = Writer.write
 
-async def slowly(self, order, probed):
+async def slowly(self, *what):
     time.sleep(0.01)
-    return await write(self, order, probed)
+    return await write(self, *what)
 
 Writer.write = slowly
 construct(Path(sys.argv[1]))

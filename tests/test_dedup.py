@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import random
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from people import script
 from safer_steer.construct import shingles
-from safer_steer.construct.dedup import contamination, deduplicate
+from safer_steer.construct.dedup import Item, Looks, Repeat, contamination, item_of, repeats
+from safer_steer.construct.looks import alike, distance, perceptual_hash
+from safer_steer.construct.perturb import add_noise
 from safer_steer.construct.shingles import Shingler, jaccard, near_duplicates
-from safer_steer.dialogue import Script, Split
+from safer_steer.dialogue import ImageRef, Script, Split
+from safer_steer.store import ImageStore
 
 texts = st.lists(st.lists(st.sampled_from("abcde"), max_size=14).map(" ".join), max_size=25)
 thresholds = st.sampled_from([0.05, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0])
@@ -69,28 +76,36 @@ def told(id: str, split: Split, text: str, seed: str = "") -> Script:
 LONG = "what should a person think of before they open the lock that is shown in the picture here"
 
 
+def items(*scripts: Script) -> list[Item]:
+    shingler = Shingler()
+    return [item_of(one, shingler) for one in scripts]
+
+
+def kept_and_gone(scripts: list[Script], threshold: float = 0.8) -> tuple[list[str], list[tuple[str, str, bool]]]:
+    found = repeats(items(*scripts), threshold)
+    gone = {repeat.item.id for repeat in found}
+    told_ = [(repeat.item.id, repeat.of.id, repeat.crosses_splits) for repeat in found]
+    return sorted(one.id for one in scripts if one.id not in gone), told_
+
+
 def test_test_keeps_its_scripts_and_train_loses_them() -> None:
     scripts = [told("a", Split.TRAIN, LONG), told("b", Split.VAL, LONG), told("c", Split.TEST, LONG + " today")]
-    kept, gone = deduplicate(scripts, 0.8)
-    assert [s.id for s in kept] == ["c"]
-    assert [(o.script.id, o.of.id, o.crosses_splits) for o in gone] == [("a", "c", True), ("b", "c", True)]
+    assert kept_and_gone(scripts) == (["c"], [("a", "c", True), ("b", "c", True)])
 
 
 def test_within_a_split_the_first_id_stays() -> None:
-    kept, gone = deduplicate([told("b", Split.TRAIN, LONG), told("a", Split.TRAIN, LONG)], 0.8)
-    assert [s.id for s in kept] == ["a"]
-    assert not gone[0].crosses_splits
+    kept, gone = kept_and_gone([told("b", Split.TRAIN, LONG), told("a", Split.TRAIN, LONG)])
+    assert kept == ["a"] and gone == [("b", "a", False)]
 
 
 @settings(max_examples=60, deadline=None)
 @given(texts, thresholds, st.randoms(use_true_random=False))
-def test_order_does_not_matter_and_nothing_crosses(items: list[str], threshold: float, lot: random.Random) -> None:
-    scripts = [told(f"{i:02}", list(Split)[i % 3], text or "-") for i, text in enumerate(items)]
-    kept, gone = deduplicate(scripts, threshold)
-    shuffled = lot.sample(scripts, len(scripts))
-    assert deduplicate(shuffled, threshold) == (kept, gone)
+def test_order_does_not_matter_and_nothing_crosses(words: list[str], threshold: float, lot: random.Random) -> None:
+    scripts = [told(f"{i:02}", list(Split)[i % 3], text or "-") for i, text in enumerate(words)]
+    kept, gone = kept_and_gone(scripts, threshold)
+    assert kept_and_gone(lot.sample(scripts, len(scripts)), threshold) == (kept, gone)
     assert len(kept) + len(gone) == len(scripts)
-    assert not contamination(kept, threshold)
+    assert not contamination(items(*(one for one in scripts if one.id in kept)), threshold)
 
 
 def test_contamination_names_what_crosses() -> None:
@@ -100,9 +115,71 @@ def test_contamination_names_what_crosses() -> None:
         told("c", Split.TRAIN, "how tall is the tower in this photograph", "seed-x"),
         told("d", Split.TEST, "where was that old postcard printed", "seed-x"),
     ]
-    found = contamination(scripts, 0.8)
-    assert found.seeds == ("seed-x",)
-    assert [(o.script.id, o.of.id) for o in found.scripts] == [("a", "b")]
+    found = contamination(items(*scripts), 0.8)
+    assert found.seeds == ("seed-x",) and found.dialogues == {"test": 2, "train": 2}
+    assert [(o.id, o.split, o.of, o.of_split, o.jaccard) for o in found.overlaps] == [("a", "train", "b", "test", 1.0)]
+
+
+def picture(seed: int, side: int = 96) -> Image.Image:
+    lot = np.random.default_rng(seed)
+    return Image.fromarray(lot.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
+
+
+def stored(store: ImageStore, image: Image.Image, **how: object) -> ImageRef:
+    buffer = io.BytesIO()
+    image.save(buffer, **{"format": "PNG", **how})
+    return store.put(buffer.getvalue())
+
+
+def test_a_picture_is_known_again_after_scaling_compression_noise_and_a_mark() -> None:
+    whole = picture(3)
+    own = perceptual_hash(whole)
+    assert own is not None
+    buffer = io.BytesIO()
+    whole.save(buffer, format="JPEG", quality=70)
+    lot = np.random.default_rng(0)
+    for other in (whole.resize((300, 260)), Image.open(buffer), add_noise(whole, 0.03, lot), whole.convert("L")):
+        assert distance(own, perceptual_hash(other)) <= 4
+    others = [perceptual_hash(picture(seed)) for seed in range(4, 60)]
+    assert min(distance(own, other) for other in others) > 8
+
+
+def test_a_train_script_that_shows_a_picture_of_test_goes(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path)
+    one, scaled, other = (stored(store, image) for image in (picture(1), picture(1).resize((200, 200)), picture(2)))
+    flat, flat_too = stored(store, Image.new("RGB", (9, 9), "red")), stored(store, Image.new("RGB", (8, 8), "blue"))
+    shown = {"a": (Split.TRAIN, scaled), "b": (Split.TEST, one), "c": (Split.TRAIN, other), "d": (Split.TRAIN, other)}
+    shown |= {"e": (Split.TRAIN, flat), "f": (Split.TEST, flat_too)}
+    scripts = [
+        told(id, split, f"{id} {LONG[n:]} {n}").model_copy(update={"images": (ref,)})
+        for n, (id, (split, ref)) in enumerate(shown.items())
+    ]
+    looks = Looks(store, 4)
+    for _, ref in shown.values():
+        looks.see(ref)
+    found = repeats(items(*scripts), 1.0, looks)
+    assert [(repeat.item.id, repeat.of.id) for repeat in found] == [("a", "b")]
+    assert found[0].bits is not None and found[0].bits <= 4 and "of 64 bits" in str(found[0])
+    same = [scripts[0].model_copy(update={"images": (one,)}), scripts[1]]
+    assert [(r.item.id, r.bits) for r in repeats(items(*same), 1.0, Looks(store, 4))] == [("a", 0)], "the same bytes"
+
+
+hashes = st.lists(st.integers(0, 2**64 - 1), max_size=12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(hashes, hashes, st.integers(0, 16), st.lists(st.integers(0, 63), max_size=16))
+def test_alike_finds_what_comparing_every_pair_finds(a: list[int], b: list[int], most: int, flips: list[int]) -> None:
+    near = [*b, *(one ^ sum(1 << bit for bit in set(flips)) for one in a)]
+    expected = [(i, j) for i, one in enumerate(a) for j, two in enumerate(near) if distance(one, two) <= most]
+    assert alike(a, near, most) == expected
+
+
+def test_a_repeat_says_how(tmp_path: Path) -> None:
+    a, b = items(told("a", Split.TRAIN, LONG), told("b", Split.TEST, LONG))
+    assert str(Repeat(a, b, jaccard=1.0)) == "Jaccard 1.000 with b (test)"
 
 
 @pytest.mark.slow

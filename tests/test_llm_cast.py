@@ -215,14 +215,24 @@ async def test_a_red_team_script_takes_analysis_rewriting_and_planning() -> None
     assert again == written
 
 
-async def test_obfuscated_and_benign_scripts_start_from_the_probe() -> None:
-    model = ToldModel(PROBE, plan(3))
+async def test_obfuscated_and_benign_scripts_are_written_from_the_question_they_are_given() -> None:
+    model = ToldModel(plan(3))
     hidden = await LlmGenerator(model).obfuscated(seed(), 3, rng_seed=0)
-    assert hidden.kind is ScriptKind.OBFUSCATED and PROBE["obfuscated"] in model.asked[1][1].text
+    assert hidden.kind is ScriptKind.OBFUSCATED and "What is this for?" in model.asked[0][1].text
     model = ToldModel(plan(3))
     harmless = await LlmGenerator(model).benign(seed(SeedKind.BENIGN), 3, rng_seed=0)
     assert harmless.kind is ScriptKind.BENIGN and "What is this for?" in model.asked[0][1].text
-    assert hidden.id != harmless.id
+    assert hidden.id != harmless.id and len(model.asked) == 1
+
+
+async def test_images_are_analysed_once_for_all_strategies() -> None:
+    model = ToldModel(FINDINGS)
+    findings = await LlmGenerator(model).analyse(seed())
+    assert findings == "dual use: a card\ntext in the image: nothing\nmissing safety: nothing"
+    model = ToldModel({"goal": "the goal"}, plan(4))
+    await LlmGenerator(model).red_team(seed(), STRATEGY, 4, 1, findings)
+    assert "dual use: a card" in model.asked[0][1].text and len(model.asked) == 2
+    assert await LlmGenerator(model).analyse(seed().model_copy(update={"images": ()})) is None
 
 
 @pytest.mark.parametrize(

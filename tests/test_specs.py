@@ -92,7 +92,7 @@ async def test_one_model_behind_an_endpoint_takes_every_seat(tmp_path: Path) -> 
         assert all(isinstance(person, Assistant) for person in (people[5], people[7], people[8]))
         assert seats.model(LOCAL) is seats.model(LOCAL + "/")
         other = seats.model("openai:other@http://127.0.0.1:8000/v1")
-        assert other.inner._endpoint is seats.model(LOCAL, "judge").inner._endpoint
+        assert other.inner.inner._endpoint is seats.model(LOCAL, "judge").inner.inner._endpoint
 
 
 @pytest.mark.anyio

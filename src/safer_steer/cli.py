@@ -1,5 +1,5 @@
 """The command `safer-steer`. Exit codes: 0 done · 1 something failed, said in one message · 2 wrong usage ·
-3 evaluated, but too much is unscored · 130 interrupted."""
+3 evaluated, but too much is unscored · 4 stopped at the recipe's budget · 130 interrupted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 
 from safer_steer import __version__
 from safer_steer.config import Recipe, load_recipe
-from safer_steer.errors import ConfigError, SaferSteerError
+from safer_steer.errors import BudgetSpent, ConfigError, SaferSteerError
 from safer_steer.progress import reporter
 from safer_steer.store import RunFolder
 
@@ -277,7 +277,7 @@ def main() -> None:
         if known is None:
             raise
         print(f"error: {known}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(4 if isinstance(known, BudgetSpent) else 1)
     except OSError as error:  # not about a file of the run, which is a StorageError: the temporary folder, a pipe
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -10,6 +10,7 @@
     │   ├── EndpointError    a model server: unreachable, refused, timed out, truncated, no key
     │   ├── ContextOverflow  the dialogue no longer fits the model
     │   └── BadVerdict       a judge or tutor replied with something that is not a verdict
+    ├── BudgetSpent          the recipe's budget is used up; with a larger one the same command goes on
     └── StageError           a stage cannot go on (nothing kept, inputs of another run, too much unscored)
 
 Each carries `what` failed, `where` (a file, an address, a dialogue) and `hint`, what to do about it.
@@ -102,6 +103,10 @@ class BadVerdict(ActorError):
     def __init__(self, what: str, *, reason: UnscoredReason, where: str | None = None) -> None:
         self.reason = reason
         super().__init__(what, where=where)
+
+
+class BudgetSpent(SaferSteerError):
+    """The recipe's budget of calls, tokens or cost is used up. No `ActorError`: it ends the stage, not a dialogue."""
 
 
 class StageError(SaferSteerError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -63,12 +64,17 @@ async def play(
     *,
     open_dialogues: int,
     on_finish: Callable[[Rollout], None] = lambda rollout: None,
+    within: Callable[[str], AbstractContextManager[None]] = lambda key: nullcontext(),
 ) -> None:
-    """Play every job that the journal does not hold yet, and append each dialogue as it ends."""
+    """Play every job that the journal does not hold yet, and append each dialogue as it ends.
+
+    `within(key)` is open while a job is played: a ledger's item.
+    """
     todo = (job for job in jobs if job.key not in journal)
 
     async def one(job: Job) -> Rollout:
-        return await converse(job.script, cast, sample=job.sample)
+        with within(job.key):
+            return await converse(job.script, cast, sample=job.sample)
 
     async for _, rollout in bounded(todo, one, open_dialogues):
         journal.append(rollout)

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 from PIL import Image
 from pydantic import ValidationError
@@ -39,13 +39,18 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a whole file or leave the old one: temporary file beside it, then rename. Raises `StorageError`."""
-    payload = data.encode() if isinstance(data, str) else data
+    write_stream(path, [data.encode() if isinstance(data, str) else data])
+
+
+def write_stream(path: Path, pieces: Iterable[bytes]) -> None:
+    """`write_atomic` of pieces that never stand in memory together. Raises `StorageError`, and what they raise."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(payload)
+                for piece in pieces:
+                    file.write(piece)
             os.chmod(name, 0o644)
             os.replace(name, path)
         except BaseException:
@@ -59,17 +64,38 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
-    """Write a whole JSONL file atomically; returns the number of records."""
-    lines = [record.to_json() for record in records]
-    write_atomic(path, "".join(line + "\n" for line in lines))
-    return len(lines)
+    """Write a whole JSONL file atomically, one record in memory at a time; returns the number of records."""
+    number = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal number
+        for record in records:
+            number += 1
+            yield record.to_json().encode() + b"\n"
+
+    write_stream(path, lines())
+    return number
 
 
 def read_records(path: Path, record: type[R]) -> Iterator[R]:
     """Stream a JSONL file; a line that is not a `record` raises `StorageError` naming file and line."""
+    for _, entry in read_placed(path, record):
+        yield entry
+
+
+def read_placed(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
+    """`read_records` with the byte at which each line begins, for `record_at`."""
+    at = 0
     with disk_errors(path), path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            yield _parse(line, record, path, number)
+            yield at, _parse(line, record, path, number)
+            at += len(line)
+
+
+def record_at(file: IO[bytes], at: int, record: type[R]) -> R:
+    """The record whose line begins at byte `at` of an open file."""
+    file.seek(at)
+    return record.from_json(file.readline())
 
 
 def _parse(line: bytes, record: type[R], path: Path, number: int) -> R:
@@ -88,9 +114,20 @@ class Journal(Generic[R]):
 
     Each record is handed to the system whole before `append` returns, so a killed process loses at most the
     record it was writing; opening cuts off such a half-written last line. A key stands in it once.
+
+    Opening reads the file once. Entries for which `drop` holds are taken out of it, so that they are done again;
+    every other one is shown to `visit`.
     """
 
-    def __init__(self, path: Path, record: type[R], key: Callable[[R], str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        record: type[R],
+        key: Callable[[R], str],
+        *,
+        drop: Callable[[R], bool] = lambda entry: False,
+        visit: Callable[[R], None] = lambda entry: None,
+    ) -> None:
         self.path, self._record, self._key = path, record, key
         self.keys: set[str] = set()
         with disk_errors(path):
@@ -99,7 +136,15 @@ class Journal(Generic[R]):
         try:
             with disk_errors(path):
                 self._drop_half_line()
-            self.keys.update(key(entry) for entry in self)
+            dropped = False
+            for entry in self:
+                if drop(entry):
+                    dropped = True
+                else:
+                    self.keys.add(key(entry))
+                    visit(entry)
+            if dropped:
+                self._rewrite(drop)
         except BaseException:
             self._file.close()
             raise
@@ -112,20 +157,30 @@ class Journal(Generic[R]):
                 end += len(line)
         self._file.truncate(end)
 
-    def append(self, entry: R) -> None:
-        """Add one record; raises `StorageError` (disk full: nothing half-written stays) or on a key already there."""
+    def _rewrite(self, drop: Callable[[R], bool]) -> None:
+        self._file.close()
+        write_records(self.path, (entry for entry in self if not drop(entry)))
+        with disk_errors(self.path):
+            self._file = self.path.open("ab+")
+
+    def append(self, entry: R) -> int:
+        """Add one record; returns its length in bytes.
+
+        Raises `StorageError` (disk full: nothing half-written stays) or on a key already there.
+        """
         key = self._key(entry)
         if key in self.keys:
             raise StorageError(f"'{key}' is already recorded", where=self.path)
         with disk_errors(self.path):
             end = self._file.seek(0, os.SEEK_END)
             try:
-                self._file.write(entry.to_json().encode() + b"\n")
+                written = self._file.write(entry.to_json().encode() + b"\n")
                 self._file.flush()
             except OSError:
                 self._reopen_at(end)
                 raise
         self.keys.add(key)
+        return written
 
     def _reopen_at(self, end: int) -> None:
         """Forget what a failed write left in the buffer and in the file."""

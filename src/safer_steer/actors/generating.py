@@ -53,16 +53,34 @@ class Generator(Protocol):
         """Rewrite the seed's question once harmlessly and once with its risk obscured."""
         ...
 
-    async def obfuscated(self, seed: Seed, turns: int, rng_seed: int) -> Script:
-        """Spread the goal over turns that are each harmless alone: vague first, specific last."""
+    async def analyse(self, seed: Seed) -> str | None:
+        """What the images offer an attack: dual-use items, text in them, missing safety measures. `None`: no image.
+
+        It is the same under every strategy, so it is made once and handed to `red_team`.
+        """
         ...
 
-    async def red_team(self, seed: Seed, strategy: Strategy, turns: int, rng_seed: int) -> Script:
-        """Plan an escalating dialogue under one strategy; every turn has an aim and a risk level 1–5."""
+    async def obfuscated(self, seed: Seed, turns: int, rng_seed: int) -> Script:
+        """Spread the goal over turns that are each harmless alone: vague first, specific last.
+
+        The seed's question is the goal with its risk already hidden, as `probe` gives it.
+        """
+        ...
+
+    async def red_team(
+        self, seed: Seed, strategy: Strategy, turns: int, rng_seed: int, findings: str | None = None
+    ) -> Script:
+        """Plan an escalating dialogue under one strategy; every turn has an aim and a risk level 1–5.
+
+        `findings` are what `analyse` said; without them a seed with images is analysed again.
+        """
         ...
 
     async def benign(self, seed: Seed, turns: int, rng_seed: int) -> Script:
-        """Split a harmless problem into a natural conversation whose last turn asks for the answer."""
+        """Split a harmless problem into a natural conversation whose last turn asks for the answer.
+
+        The seed's question is harmless: a benign seed's own, or the harmless rewrite that `probe` gives.
+        """
         ...
 
 
@@ -104,6 +122,12 @@ def load_strategy(name: str) -> Strategy:
         raise ConfigError(f"field '{place}': {first['msg']}", where=path) from error
 
 
-def load_strategies(names: Sequence[str]) -> tuple[Strategy, ...]:
-    """Several strategies, in the order named; raises `ConfigError`."""
-    return tuple(load_strategy(name) for name in names)
+def load_strategies(names: Sequence[str], folder: str | None = None) -> tuple[Strategy, ...]:
+    """Several strategies in the order named, then every `*.yaml` of a user's `folder` by name; raises `ConfigError`."""
+    more: list[str] = []
+    if folder is not None:
+        more = sorted(str(path) for path in Path(folder).glob("*.yaml"))
+        if not more:
+            hint = "give a folder of strategy files; the built-in ones show the form"
+            raise ConfigError("there is no *.yaml in the folder", where=folder, hint=hint)
+    return tuple(load_strategy(name) for name in (*names, *more))

@@ -13,12 +13,13 @@ from safer_steer.actors.chat import ChatModel, Sampling
 from safer_steer.actors.generating import Probe, Strategy, script_of
 from safer_steer.actors.showing import messages_for
 from safer_steer.actors.verdict_parsing import Reply, declines_to_write
-from safer_steer.dialogue import Script, ScriptKind, Seed, SeedKind, UserTurn, stable_id
-from safer_steer.errors import ActorError, BadVerdict
+from safer_steer.dialogue import Script, ScriptKind, Seed, UserTurn, stable_id
+from safer_steer.errors import BadVerdict
 from safer_steer.prompts import Fence, load_prompt
 from safer_steer.verdict import UnscoredReason
 
 R = TypeVar("R", bound=Reply)
+_REFUSAL = "a refusal in place of a message"
 _Text = Annotated[str, Field(min_length=1, max_length=4000)]
 
 
@@ -55,7 +56,7 @@ def _plan_of(turns: int) -> type[_Plan]:
 
 
 class LlmGenerator:
-    """Implements `Generator`. A reply that is malformed, of the wrong length, blank or a refusal, twice: `ActorError`.
+    """Implements `Generator`. A reply that is malformed, of the wrong length, blank or a refusal, twice: `BadVerdict`.
 
     `temperature` and the call's `rng_seed` set the sampling, so a server that honours seeds repeats itself.
     """
@@ -66,15 +67,23 @@ class LlmGenerator:
         self._sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
 
     async def probe(self, seed: Seed) -> Probe:
-        return await self._probe(seed, 0)
+        question = _wrap(seed, "question", seed.question)
+        reply = await self._ask("probe", seed, 0, _Probed, _probe_problem, question=question)
+        return Probe(benign=reply.benign.strip(), obfuscated=reply.obfuscated.strip())
+
+    async def analyse(self, seed: Seed) -> str | None:
+        return await self._visual_analysis(seed) if seed.images else None
 
     async def obfuscated(self, seed: Seed, turns: int, rng_seed: int) -> Script:
-        goal = (await self._probe(seed, rng_seed)).obfuscated
-        plan = await self._plan("expand_obfuscated", seed, turns, rng_seed, goal=_wrap(seed, "aim", goal))
+        goal = _wrap(seed, "aim", seed.question)
+        plan = await self._plan("expand_obfuscated", seed, turns, rng_seed, goal=goal)
         return script_of(seed, ScriptKind.OBFUSCATED, plan, rng_seed)
 
-    async def red_team(self, seed: Seed, strategy: Strategy, turns: int, rng_seed: int) -> Script:
-        findings = await self._visual_analysis(seed, rng_seed) if seed.images else None
+    async def red_team(
+        self, seed: Seed, strategy: Strategy, turns: int, rng_seed: int, findings: str | None = None
+    ) -> Script:
+        if findings is None and seed.images:
+            findings = await self._visual_analysis(seed)
         manner = {"strategy": strategy.id.replace("_", " "), "description": strategy.description}
         rewritten = await self._ask(
             "adversarial_rewriting",
@@ -84,7 +93,7 @@ class LlmGenerator:
             _goal_problem,
             question=_wrap(seed, "question", seed.question),
             techniques=strategy.techniques,
-            findings=findings,
+            findings=None if findings is None else _wrap(seed, "findings", findings),
             **manner,
         )
         goal = _wrap(seed, "goal", rewritten.goal)
@@ -92,18 +101,12 @@ class LlmGenerator:
         return script_of(seed, ScriptKind.RED_TEAM, plan, rng_seed, strategy=strategy.id)
 
     async def benign(self, seed: Seed, turns: int, rng_seed: int) -> Script:
-        harmless = seed.kind is SeedKind.BENIGN
-        problem = seed.question if harmless else (await self._probe(seed, rng_seed)).benign
-        plan = await self._plan("expand_benign", seed, turns, rng_seed, goal=_wrap(seed, "problem", problem))
+        goal = _wrap(seed, "problem", seed.question)
+        plan = await self._plan("expand_benign", seed, turns, rng_seed, goal=goal)
         return script_of(seed, ScriptKind.BENIGN, plan, rng_seed)
 
-    async def _probe(self, seed: Seed, rng_seed: int) -> Probe:
-        question = _wrap(seed, "question", seed.question)
-        reply = await self._ask("probe", seed, rng_seed, _Probed, _probe_problem, question=question)
-        return Probe(benign=reply.benign.strip(), obfuscated=reply.obfuscated.strip())
-
-    async def _visual_analysis(self, seed: Seed, rng_seed: int) -> str:
-        found = await self._ask("visual_analysis", seed, rng_seed, _Findings, lambda reply: None)
+    async def _visual_analysis(self, seed: Seed) -> str:
+        found = await self._ask("visual_analysis", seed, 0, _Findings, lambda reply: None)
         lines = [
             f"{name}: {'; '.join(phrases) if phrases else 'nothing'}"
             for name, phrases in (
@@ -112,7 +115,7 @@ class LlmGenerator:
                 ("missing safety", found.missing_safety),
             )
         ]
-        return _wrap(seed, "findings", "\n".join(lines))
+        return "\n".join(lines)
 
     async def _plan(self, prompt: str, seed: Seed, turns: int, rng_seed: int, **values: object) -> tuple[UserTurn, ...]:
         def problem(plan: _Plan) -> str | None:
@@ -137,7 +140,8 @@ class LlmGenerator:
         def check(reply: R) -> None:
             why = problem(reply)
             if why is not None:
-                raise BadVerdict(why, reason=UnscoredReason.UNPARSEABLE)
+                refused = why == _REFUSAL
+                raise BadVerdict(why, reason=UnscoredReason.REFUSED if refused else UnscoredReason.UNPARSEABLE)
 
         drawn = int(stable_id(prompt, seed.id, rng_seed), 16) % 2**31
         messages = messages_for(
@@ -147,7 +151,8 @@ class LlmGenerator:
         try:
             return await ask(self._model, messages, sampling, schema, check)
         except BadVerdict as error:
-            raise ActorError(f"'{prompt}' gave no usable reply: {error.what}", where=f"seed {seed.id}") from error
+            what = f"'{prompt}' gave no usable reply: {error.what}"
+            raise BadVerdict(what, reason=error.reason, where=f"seed {seed.id}") from error
 
 
 def _wrap(seed: Seed, kind: str, text: str) -> str:
@@ -157,7 +162,7 @@ def _wrap(seed: Seed, kind: str, text: str) -> str:
 def _text_problem(text: str) -> str | None:
     if not text.strip():
         return "a blank message"
-    return "a refusal in place of a message" if declines_to_write(text) else None
+    return _REFUSAL if declines_to_write(text) else None
 
 
 def _probe_problem(reply: _Probed) -> str | None:

@@ -24,6 +24,7 @@ from safer_steer.actors.endpoint import Endpoint, EndpointModel, ImageFragments,
 from safer_steer.actors.generating import Generator
 from safer_steer.actors.generator_llm import LlmGenerator
 from safer_steer.actors.judge import RubricJudge
+from safer_steer.actors.ledger import MeteredModel
 from safer_steer.actors.red import LlmRed
 from safer_steer.actors.remembering import Memory, RememberingModel, Spending
 from safer_steer.actors.replies import ReplyFile
@@ -249,7 +250,7 @@ class Seating:
                 if address not in self._endpoints:
                     limits = self._recipe.limits(address)
                     self._endpoints[address] = Endpoint(address, limits=limits, environ=self._environ)
-                return EndpointModel(self._endpoints[address], name, self._fragments)
+                return MeteredModel(EndpointModel(self._endpoints[address], name, self._fragments), str(spec))
             case SpecKind.LOCAL, str(folder), _:
                 return self._load(Path(folder), str(spec))
             case SpecKind.EMBEDDED, _, _:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
-from safer_steer.dialogue import Record, Rollout, StopReason
+from safer_steer.dialogue import Rollout, StopReason
 from safer_steer.errors import StageError
-from safer_steer.store import Journal, write_records
 from safer_steer.verdict import Unscored, UnscoredReason
-
-R = TypeVar("R", bound=Record)
 
 MAX_SHARE = 0.5
 """With more than this share of its work undone for want of an answer a stage stops instead of finishing."""
@@ -33,14 +28,6 @@ def rollout_key(rollout: Rollout) -> str:
 
 def interrupted(rollout: Rollout) -> bool:
     return interruption(rollout) is not None
-
-
-def forget(path: Path, record: type[R], key: Callable[[R], str], when: Callable[[R], bool]) -> None:
-    """Take the entries for which `when` holds out of a journal, so that they are done again."""
-    with Journal(path, record, key) as journal:
-        stays = [entry for entry in journal if not when(entry)]
-        if len(stays) < len(journal):
-            write_records(path, stays)
 
 
 def refuse_outage(stage: str, what: str, undone: Sequence[str], total: int) -> None:

@@ -6,17 +6,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Any, TypeVar
 
 from safer_steer.config import ConstructConfig, Recipe, TurnRange
 from safer_steer.construct.dedup import PRECEDENCE
+from safer_steer.construct.lengths import drawn
 from safer_steer.dialogue import ScriptKind, Seed, SeedKind, Split, stable_id
 
 T = TypeVar("T")
-
-CALLS = {ScriptKind.BENIGN: 1, ScriptKind.OBFUSCATED: 2, ScriptKind.RED_TEAM: 3}
-"""The most calls that a model in the generator's seat makes for one script, beside the seed's probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +87,7 @@ def orders(seed: Seed, config: ConstructConfig, strategies: Sequence[str], rng_s
 
     def order(kind: ScriptKind, strategy: str | None, lengths: TurnRange) -> Order:
         own = draw(rng_seed, seed.id, kind, strategy)
-        turns = max(Random(own).randint(lengths.low, lengths.high), min(len(seed.steps), lengths.high))
+        turns = max(drawn(lengths, own), min(len(seed.steps), lengths.high))
         return Order(seed=seed, kind=kind, strategy=strategy, turns=turns, rng_seed=own)
 
     if seed.kind is SeedKind.BENIGN or seed.slots is None:
@@ -108,26 +105,13 @@ def plan(recipe: Recipe, seeds: Iterable[Seed], strategies: Sequence[str]) -> It
 
 
 def expected(recipe: Recipe, seeds: Sequence[Seed], strategies: Sequence[str]) -> dict[str, Any]:
-    """How much Stage I will write and, at most, ask. `seeds` as `choose_seeds` gives them.
-
-    Keys: `seeds`, `scripts` and `turns` by kind, `calls` by seat. An upper bound: an attack stops at its first
-    success, and a script that could not be written is not played. Retries and re-asked replies are not counted.
-    """
+    """How much Stage I will write: `seeds`, `scripts` and `turns` by kind. `seeds` as `choose_seeds` gives them."""
     scripts: Counter[str] = Counter()
     turns: Counter[str] = Counter()
-    attacked = 0
     for order in plan(recipe, seeds, strategies):
         scripts[order.kind.value] += 1
         turns[order.kind.value] += order.turns
-        attacked += order.turns if recipe.construction.success_filter and order.is_filtered else 0
-    calls = sum(seed.kind is SeedKind.HARMFUL for seed in seeds)
-    calls += sum(CALLS[ScriptKind(kind)] * number for kind, number in scripts.items())
-    return {
-        "seeds": len(seeds),
-        "scripts": dict(scripts),
-        "turns": dict(turns),
-        "calls": {"generator": calls, "target": attacked, "attack_judge": attacked},
-    }
+    return {"seeds": len(seeds), "scripts": dict(scripts), "turns": dict(turns)}
 
 
 def stratified(

@@ -16,12 +16,14 @@ class Reason(StrEnum):
 
     GENERATOR_FAULT = "generator_fault"
     GENERATOR_UNREACHABLE = "generator_unreachable"
+    GENERATOR_REFUSED = "generator_refused"
     MALFORMED = "malformed"
     NO_LEAK = "no_leak"
     UNSCORED = "unscored"
     PLAY_FAULT = "play_fault"
     NEAR_DUPLICATE = "near_duplicate"
     CROSSES_SPLITS = "crosses_splits"
+    IMAGE_CROSSES_SPLITS = "image_crosses_splits"
 
 
 class Failure(Record):
@@ -45,6 +47,14 @@ class Probed(Record):
         return self
 
 
+class Analysed(Record):
+    """What a harmful seed's images offer an attack (`None`: it has no image), or why that is not known."""
+
+    seed_id: str
+    findings: str | None = None
+    failure: Failure | None = None
+
+
 class Written(Record):
     """What became of one order: a script, or why there is none."""
 
@@ -62,6 +72,11 @@ class Written(Record):
             raise ValueError("exactly one of script and failure")
         return self
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether the success filter decides over it: the red-team scripts that will be trained on."""
+        return self.kind is ScriptKind.RED_TEAM and self.split is Split.TRAIN
+
 
 class Rejected(Record):
     """A script (or an order that never became one) that is left out of the data, and why."""
@@ -76,7 +91,7 @@ class Rejected(Record):
     script: Script | None = None
 
 
-def unanswered(entry: Probed | Written) -> bool:
+def unanswered(entry: Probed | Analysed | Written) -> bool:
     """Whether nothing came of it because the generator's server was away."""
     return entry.failure is not None and entry.failure.reason is Reason.GENERATOR_UNREACHABLE
 

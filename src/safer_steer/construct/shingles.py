@@ -70,10 +70,14 @@ def near_duplicates(texts: Iterable[str], threshold: float) -> Iterator[Duplicat
 
     Texts are taken in order: the first of a cluster stays. Raises `ValueError` unless 0 < threshold ≤ 1.
     """
+    shingler = Shingler()
+    yield from near_duplicate_sets([shingler(text) for text in texts], threshold)
+
+
+def near_duplicate_sets(sets: Sequence[Shingles], threshold: float) -> Iterator[Duplicate]:
+    """`near_duplicates` of texts that are shingled already."""
     if not 0 < threshold <= 1:
         raise ValueError(f"a near-duplicate threshold lies in (0, 1], not {threshold}")
-    shingler = Shingler()
-    sets = [shingler(text) for text in texts]
     if len(sets) < 2:
         return
     sizes = np.array([own.size for own in sets], dtype=np.int64)

@@ -20,22 +20,27 @@ def cut_at_leak(script: Script, turn: int) -> Script:
     return script.model_copy(update={"turns": script.turns[: max(turn, MIN_TURNS)]})
 
 
+def leak_turn(rollout: Rollout) -> int | None:
+    """The first turn with a leak, counted from 1; `None` where there is none."""
+    return next((turn.index for turn in rollout.turns if leaked(turn.verdict)), None)
+
+
 def outcome(rollout: Rollout) -> Script | Failure:
     """What the played attack leaves: the script cut after its first leak, or why it is dropped.
 
     A missing score is not a failed attack: without a leak, `unscored` is told apart from `no_leak`.
     """
-    for turn in rollout.turns:
-        if leaked(turn.verdict):
-            return cut_at_leak(rollout.script, turn.index)
+    turn = leak_turn(rollout)
+    if turn is not None:
+        return cut_at_leak(rollout.script, turn)
     if rollout.stop is not StopReason.COMPLETED:
         return Failure(reason=Reason.PLAY_FAULT, detail=f"{rollout.stop}: {rollout.fault}")
-    missing = [turn for turn in rollout.turns if isinstance(turn.verdict, Unscored)]
+    missing = [played for played in rollout.turns if isinstance(played.verdict, Unscored)]
     if missing:
         first = missing[0]
         detail = f"{len(missing)} of {len(rollout.turns)} turns; turn {first.index}: {_why(first.verdict)}"
         return Failure(reason=Reason.UNSCORED, detail=detail)
-    best = max(turn.verdict.scores["leak"] for turn in rollout.turns if isinstance(turn.verdict, Scored))
+    best = max(one.verdict.scores["leak"] for one in rollout.turns if isinstance(one.verdict, Scored))
     return Failure(reason=Reason.NO_LEAK, detail=f"highest score {best:g} in {len(rollout.turns)} turns")
 
 

@@ -7,36 +7,79 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from safer_steer.construct.records import Reason, Rejected
-from safer_steer.dialogue import Script, ScriptKind
+from safer_steer.dialogue import ImageRef, Script, ScriptKind, Split
 
 
-def counts(scripts: Sequence[Script], left_out: Sequence[Rejected], attacked: int) -> dict[str, Any]:
-    """The figures for `stage.json`. `attacked` is how many red-team scripts the success filter decided over."""
-    by_split: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for script in scripts:
-        by_split[str(script.split)][script.kind.value] += 1
-    reasons = Counter(str(item.reason) for item in left_out)
-    failed = sum(reasons[reason] for reason in (Reason.NO_LEAK, Reason.UNSCORED, Reason.PLAY_FAULT))
-    return {
-        "scripts": len(scripts),
-        "kinds": tally(script.kind for script in scripts),
-        "splits": {split: dict(sorted(by_split[split].items())) for split in sorted(by_split)},
-        "strategies": tally(script.strategy for script in scripts if script.strategy is not None),
-        "categories": tally(script.category for script in scripts),
-        "turns": {
-            "all": turns(scripts),
-            **{str(kind): turns([s for s in scripts if s.kind is kind]) for kind in ScriptKind},
-        },
-        "attacks": {
-            "played": attacked,
-            "succeeded": attacked - failed,
-            "success_rate": (attacked - failed) / attacked if attacked else None,
-        },
-        "perturbed_images": sum(
-            ref.name is not None and ref.name.endswith(("+noise", "+trigger")) for s in scripts for ref in s.images
-        ),
-        "left_out": dict(sorted(reasons.items())),
-    }
+class Counting:
+    """Counts scripts as they go by, for `stage.json`. `attacked`: how many the success filter decided over."""
+
+    def __init__(self, attacked: int) -> None:
+        self._attacked = attacked
+        self.reasons: Counter[str] = Counter()
+        self._splits: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._strategies: Counter[str] = Counter()
+        self._categories: Counter[str] = Counter()
+        self._lengths: defaultdict[str, list[int]] = defaultdict(list)
+        self._by_strategy: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._perturbed = 0
+
+    def kept(self, script: Script) -> Script:
+        """Count a script that stays; gives it back."""
+        self._splits[str(script.split)][script.kind.value] += 1
+        self._categories[script.category] += 1
+        self._lengths[str(script.kind)].append(len(script.turns))
+        self._perturbed += sum(is_perturbed(ref) for ref in script.images)
+        if script.strategy is not None:
+            self._strategies[script.strategy] += 1
+            if script.split is Split.TRAIN:
+                self._by_strategy[script.strategy]["succeeded"] += 1
+        return script
+
+    def left_out(self, entry: Rejected) -> Rejected:
+        """Count what does not stay; gives it back."""
+        self.reasons[str(entry.reason)] += 1
+        if entry.strategy is not None and entry.script is not None and entry.split is Split.TRAIN:
+            failed = entry.reason in FAILED_ATTACK
+            self._by_strategy[entry.strategy]["failed" if failed else "succeeded"] += 1
+        return entry
+
+    def result(self) -> dict[str, Any]:
+        """All figures; what depends on nothing is `None`, never 0."""
+        failed = sum(self.reasons[reason] for reason in FAILED_ATTACK)
+        everything = [length for kind in ScriptKind for length in self._lengths[str(kind)]]
+        return {
+            "scripts": len(everything),
+            "kinds": {str(k): len(self._lengths[str(k)]) for k in sorted(ScriptKind) if self._lengths[str(k)]},
+            "splits": {split: dict(sorted(self._splits[split].items())) for split in sorted(self._splits)},
+            "strategies": dict(sorted(self._strategies.items())),
+            "categories": dict(sorted(self._categories.items())),
+            "turns": {
+                "all": spread(everything),
+                **{str(kind): spread(self._lengths[str(kind)]) for kind in ScriptKind},
+            },
+            "attacks": {
+                "played": self._attacked,
+                "succeeded": self._attacked - failed,
+                "success_rate": (self._attacked - failed) / self._attacked if self._attacked else None,
+                "by_strategy": self._success() if self._attacked else {},
+            },
+            "perturbed_images": self._perturbed,
+            "left_out": dict(sorted(self.reasons.items())),
+        }
+
+    def _success(self) -> dict[str, dict[str, int]]:
+        return {
+            name: {"played": counts.total(), "succeeded": counts["succeeded"]}
+            for name, counts in sorted(self._by_strategy.items())
+        }
+
+
+FAILED_ATTACK = (Reason.NO_LEAK, Reason.UNSCORED, Reason.PLAY_FAULT)
+
+
+def is_perturbed(ref: ImageRef) -> bool:
+    """Whether Stage I put noise or a trigger on the image: its name says so."""
+    return ref.name is not None and ref.name.endswith(("+noise", "+trigger"))
 
 
 def tally(names: Iterable[str]) -> dict[str, int]:
@@ -44,8 +87,12 @@ def tally(names: Iterable[str]) -> dict[str, int]:
     return {str(name): number for name, number in sorted(Counter(names).items())}
 
 
-def turns(scripts: Sequence[Script]) -> dict[str, Any]:
-    """Mean and histogram of the number of turns; the mean of no scripts is `None`."""
-    lengths = [len(script.turns) for script in scripts]
+def turns(scripts: Iterable[Script]) -> dict[str, Any]:
+    """`spread` of the scripts' numbers of turns."""
+    return spread([len(script.turns) for script in scripts])
+
+
+def spread(lengths: Sequence[int]) -> dict[str, Any]:
+    """Mean and histogram of some numbers of turns; the mean of none is `None`."""
     histogram = {str(length): number for length, number in sorted(Counter(lengths).items())}
     return {"mean": sum(lengths) / len(lengths) if lengths else None, "histogram": histogram}

@@ -8,10 +8,11 @@ from safer_steer.actors.generating import Generator, Strategy
 from safer_steer.config import ConstructConfig
 from safer_steer.construct.perturb import perturb_ref
 from safer_steer.construct.plan import Order, draw
-from safer_steer.construct.records import Failure, Probed, Reason, Written
+from safer_steer.construct.records import Analysed, Failure, Probed, Reason, Written
 from safer_steer.dialogue import ImageRef, Script, ScriptKind, Seed, SeedKind
 from safer_steer.errors import ActorError, BadVerdict, EndpointError
 from safer_steer.store import ImageStore
+from safer_steer.verdict import UnscoredReason
 
 
 class Writer:
@@ -29,9 +30,16 @@ class Writer:
         except ActorError as error:
             return Probed(seed_id=seed.id, failure=_failure(error))
 
-    async def write(self, order: Order, probed: Probed | None) -> Written:
-        """Fill one order; `probed` is what the probe of its seed gave, if it was probed."""
-        script, failure = await self._ask(order, probed)
+    async def analyse(self, seed: Seed) -> Analysed:
+        """What the images of a harmful seed offer an attack."""
+        try:
+            return Analysed(seed_id=seed.id, findings=await self._generator.analyse(seed))
+        except ActorError as error:
+            return Analysed(seed_id=seed.id, failure=_failure(error))
+
+    async def write(self, order: Order, probed: Probed | None, analysed: Analysed | None = None) -> Written:
+        """Fill one order; `probed` and `analysed` are what came of its seed, where it was probed and analysed."""
+        script, failure = await self._ask(order, probed, analysed)
         if script is not None:
             problem = mismatch(order, script)
             if problem is None:
@@ -48,14 +56,17 @@ class Writer:
             failure=failure,
         )
 
-    async def _ask(self, order: Order, probed: Probed | None) -> tuple[Script | None, Failure | None]:
-        if order.strategy is None and probed is not None and probed.failure is not None:
-            return None, probed.failure
+    async def _ask(
+        self, order: Order, probed: Probed | None, analysed: Analysed | None
+    ) -> tuple[Script | None, Failure | None]:
+        before = probed if order.strategy is None else analysed
+        if before is not None and before.failure is not None:
+            return None, before.failure
         seed = rewritten(order, probed)
         try:
             if order.strategy is not None:
-                strategy = self._strategies[order.strategy]
-                return await self._generator.red_team(seed, strategy, order.turns, order.rng_seed), None
+                strategy, findings = self._strategies[order.strategy], None if analysed is None else analysed.findings
+                return await self._generator.red_team(seed, strategy, order.turns, order.rng_seed, findings), None
             ask = self._generator.benign if order.kind is ScriptKind.BENIGN else self._generator.obfuscated
             return await ask(seed, order.turns, order.rng_seed), None
         except ActorError as error:
@@ -99,6 +110,8 @@ def _failure(error: ActorError) -> Failure:
     match error:
         case EndpointError():
             reason = Reason.GENERATOR_UNREACHABLE
+        case BadVerdict() if error.reason is UnscoredReason.REFUSED:
+            reason = Reason.GENERATOR_REFUSED
         case BadVerdict():
             reason = Reason.MALFORMED
         case _:

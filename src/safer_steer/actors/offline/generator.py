@@ -70,7 +70,12 @@ class OfflineGenerator:
         written = [said.turn(seed, move, _SOFT_AIM[move], _SOFT_RISK[move]) for move in moves]
         return script_of(seed, ScriptKind.OBFUSCATED, written, rng_seed)
 
-    async def red_team(self, seed: Seed, strategy: Strategy, turns: int, rng_seed: int) -> Script:
+    async def analyse(self, seed: Seed) -> str | None:
+        return ", ".join(seed.facts) if seed.facts else None
+
+    async def red_team(
+        self, seed: Seed, strategy: Strategy, turns: int, rng_seed: int, findings: str | None = None
+    ) -> Script:
         _check_turns(turns)
         slots = _harm_slots(seed)
         moves = _RED_PLANS[turns].split()

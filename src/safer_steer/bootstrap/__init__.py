@@ -1,0 +1,7 @@
+"""Stage II's data: red rewrites, blue answers, every turn is scored; what passes both thresholds teaches."""
+
+from safer_steer.bootstrap.keeping import Dropped, DropReason, shortcoming
+from safer_steer.bootstrap.pools import Pools, divide
+from safer_steer.bootstrap.stage import bootstrap, forecast, run_bootstrap
+
+__all__ = ["DropReason", "Dropped", "Pools", "bootstrap", "divide", "forecast", "run_bootstrap", "shortcoming"]

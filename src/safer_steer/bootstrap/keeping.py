@@ -1,0 +1,139 @@
+"""Which played dialogues teach: the two thresholds, the SFT split, and what was left out and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from safer_steer.config import BootstrapConfig, Recipe
+from safer_steer.construct.splits import select
+from safer_steer.construct.summary import tally, turns
+from safer_steer.dialogue import Record, Rollout, Script, StopReason, Turn
+from safer_steer.errors import StageError
+from safer_steer.store import read_placed, record_at, write_records
+from safer_steer.verdict import Scored, Unscored
+
+
+class DropReason(StrEnum):
+    """Why a played dialogue does not teach."""
+
+    FAULT = "fault"
+    UNSCORED = "unscored"
+    UNSAFE = "unsafe"
+    UNHELPFUL = "unhelpful"
+    NOT_CHOSEN = "not_chosen"
+
+
+class Dropped(Record):
+    """A dialogue that was played and left out, and why."""
+
+    rollout: Rollout
+    reason: DropReason
+    detail: str
+
+
+def shortcoming(rollout: Rollout, config: BootstrapConfig) -> Dropped | None:
+    """Why a dialogue does not teach, or `None`: keep iff complete, every turn scored, min safety ≥ τ_safe
+    and mean usefulness ≥ τ_help."""
+
+    def drop(reason: DropReason, detail: str) -> Dropped:
+        return Dropped(rollout=rollout, reason=reason, detail=detail)
+
+    if rollout.stop is not StopReason.COMPLETED:
+        return drop(DropReason.FAULT, f"{rollout.stop}: {rollout.fault}")
+    scores = []
+    for turn in rollout.turns:
+        if isinstance(turn.verdict, Unscored):
+            return drop(DropReason.UNSCORED, f"turn {turn.index}: {turn.verdict.reason}: {turn.verdict.detail}")
+        scores.append(turn.verdict.scores)
+    safety = min(score["safety"] for score in scores)
+    if safety < config.tau_safe:
+        worst = next(number for number, score in enumerate(scores, 1) if score["safety"] == safety)
+        return drop(DropReason.UNSAFE, f"turn {worst}: safety {safety:g} < {config.tau_safe}")
+    usefulness = fmean(score["usefulness"] for score in scores)
+    if usefulness < config.tau_help:
+        return drop(DropReason.UNHELPFUL, f"mean usefulness {usefulness:.2f} < {config.tau_help:g}")
+    return None
+
+
+def sift(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Write `kept.jsonl` and `dropped.jsonl` from the journal, sorted by key; returns their counts.
+
+    What a call took in seconds is left out: a dialogue is the same whenever it was played.
+    """
+    path = folder / "rollouts.jsonl"
+    passed: dict[str, tuple[int, Script]] = {}
+    failed: dict[str, int] = {}
+    for at, rollout in read_placed(path, Rollout):
+        if shortcoming(rollout, recipe.bootstrap) is None:
+            passed[rollout.key] = at, rollout.script
+        else:
+            failed[rollout.key] = at
+    taken = select(sorted(passed), recipe.bootstrap.sft, recipe.seed, lambda key: passed[key][1])
+    spare = passed.keys() - set(taken)
+    reasons: defaultdict[str, int] = defaultdict(int)
+    means = _Means()
+    with path.open("rb") as file:
+
+        def dropped() -> Iterator[Dropped]:
+            for key in sorted([*failed, *spare]):
+                rollout = untimed(record_at(file, failed[key] if key in failed else passed[key][0], Rollout))
+                found = shortcoming(rollout, recipe.bootstrap)
+                if found is None:
+                    detail = "more of its kind and length than the recipe asks for"
+                    found = Dropped(rollout=rollout, reason=DropReason.NOT_CHOSEN, detail=detail)
+                reasons[str(found.reason)] += 1
+                yield found
+
+        write_records(folder / "dropped.jsonl", dropped())
+        if not taken:
+            told = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
+            hint = f"dropped: {told or 'none was played'}"
+            raise StageError("no dialogue passes the filter", where="bootstrap", hint=hint)
+        places = (passed[key][0] for key in sorted(taken))
+        kept = (means.add(untimed(record_at(file, at, Rollout))) for at in places)
+        write_records(folder / "kept.jsonl", kept)
+    taught = [passed[key][1] for key in taken]
+    played = len(passed) + len(failed)
+    return {
+        "played": played,
+        "kept": len(taken),
+        "kept_share": len(taken) / played,
+        "dropped": dict(sorted(reasons.items())),
+        "kept_kinds": tally(script.kind for script in taught),
+        "kept_categories": tally(script.category for script in taught),
+        "kept_turns": turns(taught),
+        "kept_means": means.result(),
+    }
+
+
+def untimed(rollout: Rollout) -> Rollout:
+    """The dialogue without the seconds its calls took."""
+
+    def answered(turn: Turn) -> Turn:
+        answer = turn.answer
+        usage = answer.usage.model_copy(update={"seconds": 0.0})
+        return turn.model_copy(update={"answer": answer.model_copy(update={"usage": usage})})
+
+    return rollout.model_copy(update={"turns": tuple(answered(turn) for turn in rollout.turns)})
+
+
+class _Means:
+    """The mean of each score over the turns of dialogues that go by; all of them are scored."""
+
+    def __init__(self) -> None:
+        self._scores: defaultdict[str, list[float]] = defaultdict(list)
+
+    def add(self, rollout: Rollout) -> Rollout:
+        for turn in rollout.turns:
+            assert isinstance(turn.verdict, Scored)
+            for name, value in turn.verdict.scores.items():
+                self._scores[name].append(value)
+        return rollout
+
+    def result(self) -> dict[str, float]:
+        return {name: fmean(values) for name, values in sorted(self._scores.items())}
