@@ -1,7 +1,8 @@
 """Evaluation: play a suite against a model, judge every turn, and write what came of it.
 
 The folder of one evaluation holds `rollouts.jsonl` (the transcripts with their verdicts), `faults.jsonl` (dialogues
-that broke off; played again when the command is run again), `summary.json`, `turns.parquet` and `report.html`.
+that broke off; played again when the command is run again), `summary.json`, `turns.parquet` and `report.html`; where a
+panel judged also `disagreements.jsonl`, the turns to read.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safer_steer.bench.agreement import Agreement, agreement
+from safer_steer.bench.disagreements import write_disagreements
 from safer_steer.bench.intervals import Rate
 from safer_steer.bench.metrics import Group, by_attack, group, grouped, unscored_reasons
 from safer_steer.bench.spent import Spent, spent
@@ -67,6 +70,8 @@ class Summary(Record):
     """Of the last session: a resumed evaluation counts only what it did after it went on."""
     skipped_rows: Skips = NO_SKIPS
     """Rows of the suite that were wrong and, as asked for, left out: no dialogue of theirs is counted above."""
+    agreement: Agreement | None = None
+    """How far the judges of a panel agree; `None` where one judge judged."""
 
     def contract(self) -> dict[str, Any]:
         """The summary as written: `counts` and `pass_rates` at the top, for scripts that rely on the names."""
@@ -123,6 +128,7 @@ async def run_eval(evaluation: Evaluation, config: EvalConfig, open_dialogues: i
     summary = summarise(rollouts, evaluation, config, time.monotonic() - began)
     write_json(folder / "summary.json", summary.contract())
     of = summary.of
+    write_disagreements(folder, rollouts)
     write_turns(folder / "turns.parquet", rollouts, model=of.model, protocol=of.protocol, suite=of.suite)
     return summary
 
@@ -181,6 +187,7 @@ def summarise(rollouts: Sequence[Rollout], of: Evaluation, config: EvalConfig, s
         survival=tuple(survival_curve(unsafe)),
         restricted_mean=restricted_mean(observations(unsafe)),
         spent=spent(rollouts),
+        agreement=agreement(rollouts),
         seconds=seconds,
         skipped_rows=of.skips,
     )
