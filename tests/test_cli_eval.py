@@ -164,7 +164,8 @@ def test_killed_in_the_middle_it_goes_on_and_asks_no_finished_dialogue_again(tmp
         assert code == 0, err
         asked = {body["messages"][0]["content"][1]["text"] for body in server.asked("student")}
     assert sorted(journalled(out)) == [f"d{i:02}" for i in range(12)]
-    assert asked == {f"first of {i}?" for i in range(12) if f"d{i:02}" not in finished}
+    first = {f"first of {i}?" for i in range(12) if f"d{i:02}" not in finished}
+    assert asked <= first and len(first - asked) <= 2  # those two dialogues were open: what was answered is kept
     assert Counter(row["dialogue_id"] for row in rows(out)) == {f"d{i:02}": 2 for i in range(12)}
     assert summary(out)["counts"] == {"dialogues": 12, "turns": 24, "scored": 24, "unscored": 0, "failed": 0}
 
@@ -200,13 +201,12 @@ def test_a_write_that_does_not_fit_is_one_message_and_nothing_is_lost(tmp_path: 
     with serving() as server:
         arguments = evaluation(server, suite, out, "--set", "eval.open_dialogues=1")
         code, err = limited(arguments, 4000)
-        assert code == 1 and "rollouts.jsonl: File too large" in err and "free some space" in err
+        assert code == 1 and ".jsonl: File too large" in err and "free some space" in err
         assert "Traceback" not in err
         finished = journalled(out)  # whole lines only
         assert 0 < len(finished) < 6
-        server.bodies.clear()
         assert call(capsys, *arguments)[0] == 0
-        assert len(server.asked("student")) == 2 * (6 - len(finished))
+        assert 12 <= len(server.asked("student")) <= 13  # again at most the one whose reply did not fit
     assert sorted(journalled(out)) == [f"d{i:02}" for i in range(6)]
 
 
@@ -226,9 +226,8 @@ def test_a_full_disk_is_one_message_and_nothing_is_lost(tmp_path: Path, capsys: 
             finished = journalled(out)
             assert 0 < len(finished) < 40
             subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
-            server.bodies.clear()
             assert call(capsys, *arguments)[0] == 0
-            assert len(server.asked("student")) == 2 * (40 - len(finished))
+            assert 80 <= len(server.asked("student")) <= 81
         assert summary(out)["counts"]["dialogues"] == 40
     finally:
         subprocess.run(["umount", disk], check=True)

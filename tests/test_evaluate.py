@@ -9,7 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from people import ToldAssistant, ToldJudge, answer, rollout, scored, script
-from safer_steer.bench.evaluate import Evaluation, Fault, Summary, outcomes, run_eval, summarise, unscored_share
+from safer_steer.bench.evaluate import (
+    Evaluation,
+    Fault,
+    Session,
+    Summary,
+    outcomes,
+    run_eval,
+    summarise,
+    unscored_share,
+)
 from safer_steer.config import EvalConfig
 from safer_steer.dialogue import Answer, AnswerState, History, Rollout, Script, ScriptKind, StopReason
 from safer_steer.errors import ActorError, ContextOverflow, StageError
@@ -34,7 +43,7 @@ def evaluation(
 
 
 async def evaluate(of: Evaluation) -> Summary:
-    return await run_eval(of, EvalConfig(), 4, Silent())
+    return await run_eval(of, EvalConfig(), Session(4, Silent()))
 
 
 def scripts(count: int, turns: int = 2) -> list[Script]:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -19,6 +19,9 @@ from safer_steer.config import Recipe, load_recipe
 from safer_steer.errors import BudgetSpent, ConfigError, SaferSteerError
 from safer_steer.progress import reporter
 from safer_steer.store import RunFolder
+
+if TYPE_CHECKING:
+    from safer_steer.bench.evaluate import Summary
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -195,7 +198,7 @@ def eval_(
 async def _evaluate(recipe: Recipe, model: str, run: RunFolder, dry_run: bool) -> None:
     from safer_steer import forecast
     from safer_steer.actors.specs import Seating, parse_spec
-    from safer_steer.pipeline import check_seats, evaluate, too_much_unscored
+    from safer_steer.pipeline import check_seats, evaluate
 
     parse_spec(model)
     check_seats(recipe)
@@ -209,6 +212,40 @@ async def _evaluate(recipe: Recipe, model: str, run: RunFolder, dry_run: bool) -
     report = reporter()
     async with Seating(recipe, run.images, notify=report.note) as seats:
         summary = await evaluate(recipe, seats, run, model, run.root, protocol, report)
+    _tell(summary, recipe, run)
+
+
+@app.command("rejudge")
+def rejudge_(
+    run: Annotated[Path, typer.Option("--run", help="The folder of a finished evaluation.")],
+    judge: Annotated[str, typer.Option("--judge", help="SPEC of the judge.")],
+    out: OutOption,
+    recipe: RecipeOption = None,
+    set_: SetOption = None,
+    resume: ResumeOption = True,
+) -> None:
+    """Judge the transcripts of an evaluation by another judge, without asking the model again."""
+    settings = _recipe(recipe, set_)
+    settings = settings.model_copy(update={"seats": settings.seats.model_copy(update={"judge": judge})})
+    _run(_rejudge(settings, run, _folder(out, resume)))
+
+
+async def _rejudge(recipe: Recipe, source: Path, out: RunFolder) -> None:
+    from safer_steer.actors.specs import Seating
+    from safer_steer.pipeline import check_seats
+    from safer_steer.rejudging import rejudge
+
+    check_seats(recipe)
+    report = reporter()
+    async with Seating(recipe, out.images, notify=report.note) as seats:
+        summary = await rejudge(recipe, seats, source, out, report)
+    _tell(summary, recipe, out)
+
+
+def _tell(summary: Summary, recipe: Recipe, run: RunFolder) -> None:
+    """The counts on standard output; exits with 3 when too much is unscored."""
+    from safer_steer.pipeline import too_much_unscored
+
     counts = summary.overall.counts
     typer.echo(json.dumps({"counts": counts.model_dump(), "report": str(run.root / "report.html")}, indent=2))
     if problem := too_much_unscored(summary, recipe):

@@ -12,6 +12,7 @@ What it promises (`tests/test_promises.py` pins each):
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from safer_steer.dialogue import Answer, AnswerState, Exchange, History, Rollout, Script, StopReason, Turn
 from safer_steer.errors import ActorError, BadVerdict, ContextOverflow
@@ -33,6 +34,30 @@ async def converse(script: Script, cast: Cast, *, sample: int = 0) -> Rollout:
         Turn(**dict(exchange), verdict=task.result()) for exchange, task in zip(exchanges, verdicts, strict=True)
     )
     return Rollout(script=script, sample=sample, turns=turns, stop=stop, fault=fault)
+
+
+async def judge_again(
+    rollout: Rollout, judge: Judge, again: Callable[[Verdict], bool] = lambda verdict: True
+) -> Rollout:
+    """The same transcript with a new verdict wherever `again` says so. Nobody but the judge is asked.
+
+    How the dialogue ended stays as it was; the turns are judged side by side, for none depends on another.
+    """
+    SCOPE.set(Scope(rollout.key))
+    said = [Exchange(**{name: getattr(turn, name) for name in Exchange.model_fields}) for turn in rollout.turns]
+
+    async def verdict(number: int, turn: Turn) -> Verdict:
+        if not again(turn.verdict):
+            return turn.verdict
+        history = History(rollout.script, tuple(said[:number]), turn.user, rollout.sample)
+        return await _judge(judge, history, turn.answer, 0)
+
+    async with asyncio.TaskGroup() as judging:
+        tasks = [judging.create_task(verdict(number, turn)) for number, turn in enumerate(rollout.turns)]
+    turns = tuple(
+        turn.model_copy(update={"verdict": task.result()}) for turn, task in zip(rollout.turns, tasks, strict=True)
+    )
+    return rollout.model_copy(update={"turns": turns})
 
 
 _Played = tuple[list[Exchange], list[asyncio.Task[Verdict]], StopReason, str | None]
@@ -95,13 +120,8 @@ async def _judge(judge: Judge, history: History, answer: Answer, urgency: int) -
         return Unscored(reason=UnscoredReason.FORMAT_FAILURE, detail="the answer does not follow its format")
     if answer.state is AnswerState.EMPTY:
         return Unscored(reason=UnscoredReason.EMPTY_ANSWER, detail="the answer is empty")
-    return await assessed(judge, history, answer.text)
-
-
-async def assessed(judge: Judge, history: History, answer: str) -> Verdict:
-    """The judge's verdict, or `Unscored` and why: a judge that fails is a state. Never raises `ActorError`."""
     try:
-        return await judge.assess(history, answer)
+        return await judge.assess(history, answer.text)
     except BadVerdict as error:
         return Unscored(reason=error.reason, detail=str(error), stamp=judge.stamp)
     except ContextOverflow as error:

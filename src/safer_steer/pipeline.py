@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.actors.adaptive import AdaptiveUser
-from safer_steer.actors.judging import parse_judge_spec
 from safer_steer.actors.specs import Seating, SpecKind, parse_spec
-from safer_steer.bench.evaluate import Evaluation, Summary, run_eval, unscored_share
+from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, unscored_share
 from safer_steer.bench.suites import read_suite, suite_print
 from safer_steer.bootstrap import bootstrap
 from safer_steer.config import Recipe
@@ -19,7 +18,6 @@ from safer_steer.dialogue import Script
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.measured import measure, release_memory
 from safer_steer.progress import Reporter
-from safer_steer.prompts import read_prompt
 from safer_steer.seats import ScriptUser, UserActor
 from safer_steer.seeds import Loaded, load_seeds
 from safer_steer.store import RunFolder, fingerprint, read_records
@@ -174,6 +172,10 @@ class Pipeline:
 
     async def _staged(self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         """Run a stage measured and with its own seats; add time and memory to what it recorded."""
+        with self.run.locked():
+            return await self._measured(name, work)
+
+    async def _measured(self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         before = self.run.finished(name)
         with measure() as measured:
             async with Seating(self.recipe, self.run.images, notify=self.report.note) as seats:
@@ -193,7 +195,7 @@ def check_seats(recipe: Recipe) -> None:
     """Refuse a SPEC that names nothing before hours are spent on the stages before it; raises `ConfigError`."""
     for seat, spec in recipe.seats.model_dump().items():
         try:
-            (parse_judge_spec if seat == "judge" else parse_spec)(spec)
+            parse_spec(spec)
         except ConfigError as error:
             raise ConfigError(error.what, where=f"seats.{seat}", hint=error.hint) from error
 
@@ -211,7 +213,6 @@ def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:
         weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     settings = recipe.eval.model_dump(mode="json", exclude=_NOT_BINDING)
     settings["suite"] = suite_print(recipe.eval.suite)
-    settings["judge_prompts"] = {n: read_prompt(Path(f)).digest for n, f in sorted(recipe.eval.judge_prompts.items())}
     manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)
     tutor = recipe.seats.tutor if protocol == "adaptive" else None
     return fingerprint("eval", weights, recipe.seats.judge, tutor, protocol, settings, manner)
@@ -251,11 +252,16 @@ async def evaluate(
         name=spec if name is None else name,
     )
     await seats.check()
-    RunFolder(folder).claim("", evaluation_inputs(recipe, spec, protocol))  # only now: a typo claims no folder
-    summary = await run_eval(evaluation, settings, _room(recipe, seats, spec), report)
-    from safer_steer.report import write_eval_report
+    target = RunFolder(folder)
+    with target.locked():
+        target.claim("", evaluation_inputs(recipe, spec, protocol))  # only now: a typo claims no folder
+        seats.memory.open_ledger(folder / "calls.jsonl")
+        summary = await run_eval(evaluation, settings, Session(_room(recipe, seats, spec), report, seats.spent))
+        from safer_steer.report import write_eval_report
 
-    write_eval_report(folder, run.images)
+        write_eval_report(folder, run.images)
+    if told := seats.retries_told():
+        report.note(told)
     return summary
 
 

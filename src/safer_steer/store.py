@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -284,6 +285,33 @@ class RunFolder:
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out of the folder; raises `StorageError` when one is at work in it.
+
+        The lock is the system's and ends with the process, however that ends; the file it hangs on may stay.
+        """
+        path = self.root / ".lock"
+        with disk_errors(path):
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                who = os.pread(handle, 20, 0).decode("ascii", "replace").strip()
+                hint = "wait for it to end, or choose another --out"
+                what = (
+                    f"another process ({who}) is at work in this folder" if who else "another process is at work here"
+                )
+                raise StorageError(what, where=self.root, hint=hint) from None
+            with contextlib.suppress(OSError):  # the number is for people; a full disk must not stop the resume
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(handle)
 
     def claim(self, name: str, inputs: str) -> None:
         """Bind a stage's folder to the fingerprint of its inputs; raises `StorageError` if it belongs to another."""

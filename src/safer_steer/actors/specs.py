@@ -23,6 +23,7 @@ from safer_steer.actors.chat import ChatModel, Sampling
 from safer_steer.actors.endpoint import Endpoint, EndpointModel, ImageFragments, check_base_url
 from safer_steer.actors.generating import Generator
 from safer_steer.actors.generator_llm import LlmGenerator
+from safer_steer.actors.judge import RubricJudge
 from safer_steer.actors.ledger import MeteredModel
 from safer_steer.actors.red import LlmRed
 from safer_steer.actors.remembering import Memory, RememberingModel, Spending
@@ -145,9 +146,14 @@ class Seating:
                     prices[str(spec)] = price
         return self.memory.spent(prices)
 
-    def retries(self) -> dict[str, dict[str, int]]:
-        """How often each server was asked again in this session, by cause."""
-        return {address: dict(endpoint.retried) for address, endpoint in self._endpoints.items() if endpoint.retried}
+    def retries_told(self) -> str | None:
+        """How often servers were asked again in this session, by cause; `None` if never."""
+        told = []
+        for address, endpoint in self._endpoints.items():
+            causes = ", ".join(f"{cause} {count}" for cause, count in sorted(endpoint.retried.items()))
+            if causes:
+                told.append(f"{address}: asked again {endpoint.retried.total()} times ({causes})")
+        return "; ".join(told) if told else None
 
     def room(self, text: str) -> int | None:
         """How many dialogues keep the server of a SPEC busy: twice its slots. `None` for a model not behind one."""
@@ -198,14 +204,10 @@ class Seating:
         return self.assistant(self._recipe.seats.student, sampling)
 
     def judge(self) -> Judge:
-        """The evaluation judge: a model with the rubric, a guard, or a panel (`judging`)."""
-        from safer_steer.actors.judging import seat_judge  # knows this module
-
-        return seat_judge(self._recipe.seats.judge, self, self._recipe.eval)
-
-    def offline_judge(self) -> Any:
-        """The offline cast's evaluation judge."""
-        return self._scripted(SpecKind.SCRIPTED, "judge", "OfflineJudge", self._desk)
+        """The evaluation judge."""
+        text = self._recipe.seats.judge
+        offline = self._scripted(text, "judge", "OfflineJudge", self._desk)
+        return offline if offline is not None else RubricJudge(self.model(text, "judge"))
 
     def attack_judge(self) -> Judge:
         """The success filter's judge."""
@@ -247,17 +249,13 @@ class Seating:
         offline = self._scripted(text, "generator", "OfflineGenerator")
         return offline if offline is not None else LlmGenerator(self.model(text, "generator"))
 
-    def endpoint(self, address: str) -> Endpoint:
-        """The one `Endpoint` of a base URL; raises `ConfigError` when its key is missing."""
-        if address not in self._endpoints:
-            limits = self._recipe.limits(address)
-            self._endpoints[address] = Endpoint(address, limits=limits, environ=self._environ)
-        return self._endpoints[address]
-
     def _build(self, spec: Spec) -> ChatModel:
         match spec.kind, spec.model, spec.base_url:
             case SpecKind.OPENAI, str(name), str(address):
-                return MeteredModel(EndpointModel(self.endpoint(address), name, self._fragments), str(spec))
+                if address not in self._endpoints:
+                    limits = self._recipe.limits(address)
+                    self._endpoints[address] = Endpoint(address, limits=limits, environ=self._environ)
+                return MeteredModel(EndpointModel(self._endpoints[address], name, self._fragments), str(spec))
             case SpecKind.LOCAL, str(folder), _:
                 return self._load(Path(folder), str(spec))
             case SpecKind.EMBEDDED, _, _:

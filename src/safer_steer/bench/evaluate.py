@@ -1,20 +1,19 @@
 """Evaluation: play a suite against a model, judge every turn, and write what came of it.
 
 The folder of one evaluation holds `rollouts.jsonl` (the transcripts with their verdicts), `faults.jsonl` (dialogues
-that broke off; played again when the command is run again), `summary.json`, `turns.parquet` and `report.html`; where a
-panel judged also `disagreements.jsonl`, the turns to read.
+that broke off, played again when the command is run again, and those whose judge was away, judged again then),
+`calls.jsonl` (every reply of a server, the moment it came), `summary.json`, `turns.parquet` and `report.html`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safer_steer.bench.agreement import Agreement, agreement
-from safer_steer.bench.disagreements import write_disagreements
+from safer_steer.actors.remembering import Spending
 from safer_steer.bench.intervals import Rate
 from safer_steer.bench.metrics import Group, by_attack, group, grouped, unscored_reasons
 from safer_steer.bench.spent import Spent, spent
@@ -22,7 +21,7 @@ from safer_steer.bench.survival import RestrictedMean, SurvivalPoint, observatio
 from safer_steer.bench.tally import Tally
 from safer_steer.bench.turns import write_turns
 from safer_steer.config import EvalConfig
-from safer_steer.converse import converse
+from safer_steer.converse import converse, judge_again
 from safer_steer.dialogue import Record, Rollout, Script
 from safer_steer.errors import StageError
 from safer_steer.formats import Skips
@@ -30,7 +29,7 @@ from safer_steer.progress import Reporter
 from safer_steer.runner import bounded
 from safer_steer.seats import Assistant, Cast, Judge, UserActor
 from safer_steer.store import Journal, read_records, write_json
-from safer_steer.verdict import Stamp
+from safer_steer.verdict import Stamp, Unscored, UnscoredReason, Verdict
 
 NO_SKIPS = Skips()
 FAULTS_BEFORE_GIVING_UP = 8
@@ -70,8 +69,8 @@ class Summary(Record):
     """Of the last session: a resumed evaluation counts only what it did after it went on."""
     skipped_rows: Skips = NO_SKIPS
     """Rows of the suite that were wrong and, as asked for, left out: no dialogue of theirs is counted above."""
-    agreement: Agreement | None = None
-    """How far the judges of a panel agree; `None` where one judge judged."""
+    bill: tuple[Spending, ...] = ()
+    """Every call to a server that was answered, by role and model, in all sessions: whom you pay, and for what."""
 
     def contract(self) -> dict[str, Any]:
         """The summary as written: `counts` and `pass_rates` at the top, for scripts that rely on the names."""
@@ -101,40 +100,119 @@ class Evaluation:
     """The suite's rows that were left out because they were wrong."""
 
 
-async def run_eval(evaluation: Evaluation, config: EvalConfig, open_dialogues: int, report: Reporter) -> Summary:
-    """Play what is not played yet, then summarise everything. Raises `StageError` when the model is down."""
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of the command: how many dialogues are open at once, who is told, and what it all cost so far."""
+
+    open_dialogues: int
+    report: Reporter
+    bill: Callable[[], tuple[Spending, ...]] = lambda: ()
+
+    def cost(self) -> dict[str, object]:
+        """The cost so far as a figure for the progress line; nothing where no price is known."""
+        found: dict[str, float] = {}
+        for line in self.bill():
+            if line.cost is not None and line.currency is not None:
+                found[line.currency] = found.get(line.currency, 0.0) + line.cost
+        return {"cost": " + ".join(f"{value:.2f} {name}" for name, value in sorted(found.items()))} if found else {}
+
+
+async def run_eval(evaluation: Evaluation, config: EvalConfig, session: Session) -> Summary:
+    """Play what is not played yet, judge what a judge left out, then summarise everything.
+
+    Raises `StageError` when the model is down.
+    """
     began = time.monotonic()
     folder = evaluation.folder
     cast = Cast(evaluation.user, evaluation.model, evaluation.judge)
-    with (
-        Journal(folder / "rollouts.jsonl", Rollout, lambda r: r.key) as done,
-        Journal(folder / "faults.jsonl", Fault, lambda f: f.key) as faults,
-    ):
-        todo = [script for script in evaluation.scripts if f"{script.id}#0" not in done]
-        attempt = 1 + max((fault.attempt for fault in faults), default=0)
-        title = f"eval {folder.name}"
+    with Books(folder) as books:
+        todo = [script for script in evaluation.scripts if f"{script.id}#0" not in books.done]
         tally = Tally(config.safety_pass)
-        with report.stage(title, len(todo)):
-            finished = 0
-            async for _, rollout in bounded(todo, lambda script: converse(script, cast), open_dialogues):
-                if rollout.fault is None:
-                    done.append(rollout)
-                    finished += 1
-                else:
-                    faults.append(Fault(attempt=attempt, rollout=rollout))
-                    _give_up(rollout, finished, len(faults.keys), attempt, evaluation)
-                report.advance(1, **tally.add(rollout))
+        with session.report.stage(f"eval {folder.name}", len(todo)):
+            unjudged = set(books.unjudged_keys())
+
+            def jobs() -> Iterator[Script | Rollout]:
+                yield from books.unjudged()
+                yield from (script for script in todo if f"{script.id}#0" not in unjudged)
+
+            async def work(job: Script | Rollout) -> Rollout:
+                if isinstance(job, Rollout):
+                    return await judge_again(job, evaluation.judge, was_away)
+                return await converse(job, cast)
+
+            async for _, rollout in bounded(jobs(), work, session.open_dialogues):
+                books.enter(rollout)
+                _give_up(books, rollout, evaluation)
+                session.report.advance(1, **tally.add(rollout), **session.cost())
+    return close_books(evaluation, config, time.monotonic() - began, session.bill())
+
+
+def close_books(evaluation: Evaluation, config: EvalConfig, seconds: float, bill: tuple[Spending, ...]) -> Summary:
+    """Count everything in the folder and write `summary.json` and `turns.parquet`."""
+    folder = evaluation.folder
     rollouts = list(outcomes(folder))
-    summary = summarise(rollouts, evaluation, config, time.monotonic() - began)
+    summary = summarise(rollouts, evaluation, config, seconds).model_copy(update={"bill": bill})
     write_json(folder / "summary.json", summary.contract())
     of = summary.of
-    write_disagreements(folder, rollouts)
     write_turns(folder / "turns.parquet", rollouts, model=of.model, protocol=of.protocol, suite=of.suite)
     return summary
 
 
+def was_away(verdict: Verdict) -> bool:
+    """Whether a turn is without a score only because its judge could not be reached."""
+    return isinstance(verdict, Unscored) and verdict.reason is UnscoredReason.JUDGE_UNREACHABLE
+
+
+class Books:
+    """The two journals of an evaluation: what is done, and what has to be taken up again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.done = Journal(folder / "rollouts.jsonl", Rollout, lambda r: r.key)
+        try:
+            self._faults = Journal(folder / "faults.jsonl", Fault, lambda f: f.key)
+        except BaseException:
+            self.done.close()
+            raise
+        self.attempt = 1 + max((fault.attempt for fault in self._faults), default=0)
+        self.finished = self.broken = 0
+
+    def enter(self, rollout: Rollout, *, final: bool = False) -> None:
+        """Write a dialogue down: as done, or to be taken up again. `final`: a fault is not played again."""
+        if any(was_away(turn.verdict) for turn in rollout.turns) or (rollout.fault is not None and not final):
+            self._faults.append(Fault(attempt=self.attempt, rollout=rollout))
+        else:
+            self.done.append(rollout)
+        self.broken += rollout.fault is not None
+        self.finished += rollout.fault is None
+
+    def unjudged_keys(self) -> list[str]:
+        """The dialogues that were played to their end and lack verdicts, by key."""
+        latest: dict[str, tuple[int, bool]] = {}
+        for fault in self._faults:
+            key = fault.rollout.key
+            if key not in self.done and latest.get(key, (0, False))[0] <= fault.attempt:
+                latest[key] = (fault.attempt, fault.rollout.fault is None)
+        return [key for key, (_, complete) in latest.items() if complete]
+
+    def unjudged(self) -> Iterator[Rollout]:
+        """Those dialogues, one at a time: there may be many."""
+        wanted = set(self.unjudged_keys())
+        latest = {f.rollout.key: f.attempt for f in self._faults if f.rollout.key in wanted}
+        for fault in self._faults:
+            if latest.get(fault.rollout.key) == fault.attempt < self.attempt:
+                yield fault.rollout
+
+    def __enter__(self) -> Books:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.done.close()
+        self._faults.close()
+
+
 class Fault(Record):
-    """A dialogue that broke off, and in which attempt (each run of the command is one)."""
+    """A dialogue that broke off or lacks verdicts, and in which attempt (each run of the command is one)."""
 
     attempt: int
     rollout: Rollout
@@ -144,13 +222,12 @@ class Fault(Record):
         return f"{self.rollout.key}@{self.attempt}"
 
 
-def _give_up(rollout: Rollout, finished: int, faults: int, attempt: int, evaluation: Evaluation) -> None:
+def _give_up(books: Books, rollout: Rollout, evaluation: Evaluation) -> None:
     enough = min(FAULTS_BEFORE_GIVING_UP, len(evaluation.scripts))
-    if finished == 0 and attempt == 1 and faults >= enough:
+    if books.finished == 0 and books.attempt == 1 and books.broken >= enough:
         hint = "nothing was lost; mend the model's endpoint and run the same command again"
-        raise StageError(
-            f"the first {faults} dialogues all broke off: {rollout.fault}", where=evaluation.folder, hint=hint
-        )
+        what = f"the first {books.broken} dialogues all broke off: {rollout.fault}"
+        raise StageError(what, where=evaluation.folder, hint=hint)
 
 
 def outcomes(folder: Path) -> Iterator[Rollout]:
@@ -187,7 +264,6 @@ def summarise(rollouts: Sequence[Rollout], of: Evaluation, config: EvalConfig, s
         survival=tuple(survival_curve(unsafe)),
         restricted_mean=restricted_mean(observations(unsafe)),
         spent=spent(rollouts),
-        agreement=agreement(rollouts),
         seconds=seconds,
         skipped_rows=of.skips,
     )
