@@ -10,12 +10,13 @@ import io
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
 
 from safer_steer.dialogue import ImageRef, Record
@@ -211,6 +212,8 @@ class Journal(Generic[R]):
         self.close()
 
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+_MEDIA_TYPES = {**{name: f"image/{name.lower()}" for name in FORMATS}, "MPO": "image/jpeg"}  # MPO: from some cameras
 _SUFFIX = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif", "image/bmp": "bmp"}
 
 
@@ -249,22 +252,32 @@ class ImageStore:
 
 
 def inspect_image(data: bytes, *, name: str | None = None, where: str | None = None) -> ImageRef:
-    """Decode `data` fully and describe it; raises `ImageError`."""
+    """Decode `data` fully and describe it; raises `ImageError`. Only kinds of image that model servers take count."""
     if not data:
         raise ImageError("the image is empty", file=where)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _quiet(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{width}x{height} pixels, more than the {MAX_PIXELS} allowed", file=where)
             image.load()
-            media_type = Image.MIME.get(image.format or "", "application/octet-stream")
+            media_type = _MEDIA_TYPES[image.format or ""]
     except Image.DecompressionBombError as error:
         raise ImageError(str(error), file=where) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not a readable image: neither {', '.join(FORMATS)}", file=where) from error
+    except (OSError, SyntaxError, ValueError, KeyError) as error:
         raise ImageError(f"not a readable image: {error}", file=where) from error
     digest = hashlib.sha256(data).hexdigest()
     return ImageRef(sha256=digest, media_type=media_type, width=width, height=height, name=name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's own warnings about an image: what it only warns of, `inspect_image` decides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def fingerprint(*parts: Any) -> str:

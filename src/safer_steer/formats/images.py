@@ -43,15 +43,13 @@ class Images:
 
     def _place(self, row: Row, name: str, field: str, bases: Sequence[Path]) -> Path:
         places = [(base / name).resolve() for base in bases]
-        inside = [place for place in places if place.is_relative_to(self.root)]
-        if not inside:
+        for place in places:
+            if place.is_relative_to(self.root) and place.is_file():
+                return place
+        if not places[0].is_relative_to(self.root):
             hint = "move the image there; links are followed"
             raise _fault(row, field, f"{name!r}: lies outside the folder {self.root}", hint=hint)
-        for place in inside:
-            if place.is_file():
-                return place
-        hint = f"paths are relative to {bases[0]}"
-        raise _fault(row, field, f"{name!r}: no such image file", hint=hint)
+        raise _fault(row, field, f"{name!r}: no such image file", hint=f"paths are relative to {bases[0]}")
 
     def cell(self, row: Row, cell: Any, field: str, *, bases: Sequence[Path] = ()) -> ImageRef:
         """The image in a parquet cell: bytes, the usual `{bytes, path}`, or a path where `bases` are given."""

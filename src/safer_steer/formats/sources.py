@@ -159,7 +159,8 @@ def parquet_rows(
 ) -> Rows:
     """The rows of a parquet file, with the `required` columns and those of the `optional` ones it has.
 
-    Rows are read in batches, so memory does not grow with the file. A file that lacks a required column raises a
+    Rows are read in batches, so memory does not grow with the number of rows, only with what one row group (or page of
+    it) holds. A file that lacks a required column raises a
     `DataError` naming it; where `closed` names the format, so does a file that has any other column.
     """
     with file_errors(path):
