@@ -58,7 +58,7 @@ def trajectories(images: list[ImageRef], opening: tuple[tuple[int, ...], ...]) -
 
 def measure(name: str, folder: Path, store: ImageStore, images: list[ImageRef], micro_batch: int) -> None:
     lora = LoraConfig(targets=PLACES[name])
-    policy = Policy.load(folder, lora)
+    policy = Policy.load(folder, GrpoConfig(lora=lora))
     student = LocalModel(policy.model, policy.processor, name="student", images=store)
     assert student.tokens.images is not None
     opening = tuple(student.tokens.images.read(ref).ids for ref in images)

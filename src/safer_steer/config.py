@@ -152,7 +152,41 @@ class LoraConfig(_Section):
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class SftConfig(_Section):
+class Part(StrEnum):
+    """Parts of a vision-language model that can be kept as they are while the language part learns."""
+
+    VISION = "vision"
+    PROJECTOR = "projector"
+
+
+class Dtype(StrEnum):
+    """What weights are kept and computed in. `BFLOAT16`: what does not learn is kept in bf16 and everything computed
+    in it, what learns (and its optimiser state) stays in fp32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class SftEngine(StrEnum):
+    """Who runs Stage II's training: our loop (one machine, resumes to the last digit), or transformers' Trainer
+    (accelerate: several GPUs, FSDP, DeepSpeed, loggers by name). Both train the same tokens in the same order."""
+
+    LOOP = "loop"
+    TRAINER = "trainer"
+
+
+class _Training(_Section):
+    """What both training stages are told about the model."""
+
+    frozen: tuple[Part, ...] = (Part.VISION, Part.PROJECTOR)
+    """What stays as it is. A part that is not named here learns whole, also where the language part has LoRA."""
+    dtype: Dtype = Dtype.FLOAT32
+    gradient_checkpointing: bool = False
+    """Keep only every layer's input and compute the rest again on the way back: less memory, a third more work."""
+    lora: LoraConfig | None = LoraConfig()
+
+
+class SftConfig(_Training):
     """Stage II's training. The paper: lr 1e-5, batch 16, 2 epochs, AdamW, weight decay 0.01, length 32768."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
@@ -164,7 +198,15 @@ class SftConfig(_Section):
     warmup_share: Share = 0.1
     max_length: Positive = 32768
     checkpoint_every: Positive = 10
-    lora: LoraConfig | None = LoraConfig()
+    engine: SftEngine = SftEngine.LOOP
+    trainer: dict[str, Any] = {}
+    """transformers' `TrainingArguments` by name, for `engine: trainer`: `{deepspeed: ds.json, report_to: [wandb]}`."""
+
+    @model_validator(mode="after")
+    def _trainer_is_asked(self) -> SftConfig:
+        if self.trainer and self.engine is not SftEngine.TRAINER:
+            raise ValueError("trainer settings need engine: trainer")
+        return self
 
 
 class OldPolicy(StrEnum):
@@ -179,7 +221,7 @@ class OldPolicy(StrEnum):
     ROLLOUT = "rollout"
 
 
-class GrpoConfig(_Section):
+class GrpoConfig(_Training):
     """Stage III. The paper: lr 1e-5, K = 5, β = 0.1, 1 epoch, length 10240, advantage without the std."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
@@ -216,7 +258,6 @@ class GrpoConfig(_Section):
     transcripts_per_step: Positive = 8
     """How many dialogues of a step are written down to be read."""
     checkpoint_every: Positive = 5
-    lora: LoraConfig | None = LoraConfig()
 
 
 class EvalConfig(_Section):

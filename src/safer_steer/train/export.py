@@ -48,7 +48,7 @@ def merged_state(model: Any) -> dict[str, Tensor]:
             merged = tensor
             if field == "weight":
                 for adapter in adapted[owner].active_adapters:
-                    merged = merged + adapted[owner].get_delta_weight(adapter)
+                    merged = (merged + adapted[owner].get_delta_weight(adapter)).to(tensor.dtype)
             state[f"{owner}.{field}"] = merged
     return state
 

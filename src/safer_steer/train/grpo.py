@@ -15,7 +15,7 @@ from safer_steer.actors.assistant import ChatAssistant
 from safer_steer.actors.chat import Sampling
 from safer_steer.actors.followup import FollowUp
 from safer_steer.actors.local import LocalModel
-from safer_steer.config import Recipe
+from safer_steer.config import Dtype, Recipe
 from safer_steer.dialogue import Record, Rollout, Script
 from safer_steer.errors import StageError
 from safer_steer.progress import Reporter
@@ -74,7 +74,7 @@ async def grpo(
     done = run.finished(STAGE)
     if done is not None:
         return done
-    policy = Policy.load(model_path, recipe.grpo.lora, seed=recipe.seed)
+    policy = Policy.load(model_path, recipe.grpo, seed=recipe.seed)
     trainer = Trainer(recipe, run, policy, tutor, pool, report)
     try:
         steps = await trainer.run()
@@ -113,7 +113,7 @@ class Trainer:
         self._folder = run.stage(STAGE)
         self.student = LocalModel(
             policy.model, policy.processor, name="student", images=run.images,
-            max_batch=recipe.open_dialogues, seed=recipe.seed,
+            max_batch=recipe.open_dialogues, seed=recipe.seed, pack=config.dtype is Dtype.FLOAT32,
         )  # fmt: skip
         sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
         assistant = ChatAssistant(

@@ -26,18 +26,24 @@ CHUNK = 512
 
 
 def token_logprobs(
-    model: nn.Module, tokens: Tokens, *, temperature: float = 1.0, banned: Tensor | None = None
+    model: nn.Module,
+    tokens: Tokens,
+    *,
+    temperature: float = 1.0,
+    banned: Tensor | None = None,
+    owner: nn.Module | None = None,
 ) -> Tensor:
     """(N,) log-probabilities of the assistant's tokens under `softmax(logits / temperature)` without `banned`.
 
     The language model's head sees only the N positions that predict them, `CHUNK` at a time; their logits are
-    computed again on the way back instead of being kept.
+    computed again on the way back instead of being kept. `owner` has the head where `model` is wrapped.
     """
-    hidden = _last_hidden(model, tokens)[:, :-1][tokens.targets]
+    head = _head(model if owner is None else owner)
+    hidden = _last_hidden(model, head, tokens)[:, :-1][tokens.targets]
     nowhere = torch.empty(0, dtype=torch.long, device=hidden.device) if banned is None else banned
 
     def score(states: Tensor, ids: Tensor) -> Tensor:
-        return log_policy(_head(model)(states), temperature, nowhere).gather(-1, ids[:, None])[:, 0]
+        return log_policy(head(states), temperature, nowhere).gather(-1, ids[:, None])[:, 0]
 
     chunks = zip(hidden.split(CHUNK), tokens.next_ids.split(CHUNK), strict=True)
     if torch.is_grad_enabled():
@@ -95,9 +101,9 @@ def _head(model: Any) -> nn.Module:
     return head
 
 
-def _last_hidden(model: nn.Module, tokens: Tokens) -> Tensor:
+def _last_hidden(model: nn.Module, head: nn.Module, tokens: Tokens) -> Tensor:
     """(B, L, width) what the head would be given; the head itself computes a single position."""
-    with _watch(_head(model)) as seen:
+    with _watch(head) as seen:
         model(input_ids=tokens.ids, use_cache=False, **tokens.images)
     (hidden,) = seen
     return hidden

@@ -6,8 +6,9 @@ import copy
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +16,73 @@ import torch
 from peft import LoraConfig as PeftLora
 from peft import get_peft_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from safer_steer.actors.local import use_onednn
 from safer_steer.actors.local.loading import load_model
-from safer_steer.config import LoraConfig
+from safer_steer.config import Dtype, GrpoConfig, LoraConfig, Part, SftConfig
 from safer_steer.errors import ConfigError, StageError
 
-EYES = ("vision", "visual", "projector", "connector", "merger")
-"""What the frozen parts' module names contain: vision towers and projectors of the transformers families."""
+EYES = {Part.PROJECTOR: ("projector", "connector", "merger"), Part.VISION: ("vision", "visual")}
+"""What the module names of these parts contain in the transformers families; the first that fits counts (Qwen's
+merger lies inside `visual`)."""
 
 
 class Policy:
-    """A model whose language part learns, by LoRA adapters or whole; vision tower and projector stay frozen.
+    """A model whose language part learns, by LoRA adapters or whole; what `frozen` names stays as it is.
 
     The model stays in evaluation mode (no dropout), so that what is trained is what sampled. The reference is the
-    model with its adapters switched off, or a frozen copy, made when the policy is.
+    model with its adapters switched off (and what learns beside them put back), or a frozen copy, made when the
+    policy is. With `autocast` the model computes in that type, and what does not learn is kept in it.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, lora: LoraConfig | None, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        lora: LoraConfig | None,
+        *,
+        seed: int = 0,
+        frozen: Collection[Part] = tuple(Part),
+        autocast: torch.dtype | None = None,
+    ) -> None:
         self.processor, self.lora = processor, lora
+        if autocast is not None:
+            model.to(autocast)
         model.requires_grad_(False).eval()
         self._copy: nn.Module | None = None
         if lora is not None:
             model = adapted(model, lora, seed)
         else:
             self._copy = copy.deepcopy(model)
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(not sees(name) and parameter.is_floating_point())
+        for name, parameter in model.named_parameters():
+            part = part_of(name)
+            learns = lora is None if part is None else part not in frozen
+            if learns and parameter.is_floating_point():
+                parameter.data = parameter.data.float()
+                parameter.requires_grad_(True)
         self.model = model
-        use_onednn(model)
+        own = {name: parameter for name, parameter in self.trainable.items() if "lora_" not in name}
+        self._originals = {name: p.detach().clone() for name, p in own.items()} if lora is not None else {}
+        if autocast is not None:
+            compute_in(autocast, self.model, *([] if self._copy is None else [self._copy]))
+        else:
+            use_onednn(model)
 
     @classmethod
-    def load(cls, path: Path, lora: LoraConfig | None, *, seed: int = 0, device: torch.device | None = None) -> Policy:
+    def load(
+        cls, path: Path, config: SftConfig | GrpoConfig, *, seed: int = 0, device: torch.device | None = None
+    ) -> Policy:
         """The model folder `path` ready to train, on `device` (a GPU if there is one). Raises `WeightsError`."""
         model, processor = load_model(path)
         chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
-        return cls(model.to(chosen), processor, lora, seed=seed)
+        autocast = torch.bfloat16 if config.dtype is Dtype.BFLOAT16 else None
+        model = model.to(device=chosen, dtype=autocast)
+        policy = cls(model, processor, config.lora, seed=seed, frozen=config.frozen, autocast=autocast)
+        if config.gradient_checkpointing:
+            checkpoint_layers(policy.model)
+        return policy
 
     @property
     def device(self) -> torch.device:
@@ -61,6 +93,11 @@ class Policy:
         """What learns, by name."""
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
+    @property
+    def beside_adapters(self) -> bool:
+        """Whether anything but LoRA adapters learns while there are adapters."""
+        return bool(self._originals)
+
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:
         """The model as it was before training, without gradients."""
@@ -69,8 +106,21 @@ class Policy:
                 yield self._copy
             else:
                 model: Any = self.model
-                with model.disable_adapter():
+                with model.disable_adapter(), self._as_it_was():
                     yield model
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        """What learns beside the adapters, put back for a while."""
+        own = {name: parameter for name, parameter in self.trainable.items() if name in self._originals}
+        now = {name: parameter.data for name, parameter in own.items()}
+        for name, parameter in own.items():
+            parameter.data = self._originals[name]
+        try:
+            yield
+        finally:
+            for name, parameter in own.items():
+                parameter.data = now[name]
 
     def state(self) -> dict[str, Tensor]:
         """A copy of what learns."""
@@ -92,7 +142,35 @@ def sees(name: str) -> bool:
     >>> sees("model.visual.blocks.0.attn.q_proj"), sees("model.language_model.layers.0.self_attn.q_proj")
     (True, False)
     """
-    return any(eye in part for part in name.lower().split(".") for eye in EYES)
+    return part_of(name) is not None
+
+
+def part_of(name: str) -> Part | None:
+    """The part that a module or parameter belongs to, by its name; None: the language part.
+
+    >>> part_of("model.visual.blocks.0.attn.q_proj"), part_of("model.visual.merger.mlp.0"), part_of("lm_head")
+    (<Part.VISION: 'vision'>, <Part.PROJECTOR: 'projector'>, None)
+    """
+    places = name.lower().split(".")
+    return next((part for part, eyes in EYES.items() if any(eye in place for place in places for eye in eyes)), None)
+
+
+def compute_in(dtype: torch.dtype, *models: nn.Module) -> None:
+    """Let the models and their heads compute in `dtype`, whatever their weights are kept in."""
+    for model in models:
+        anything: Any = model
+        for module in (anything, anything.get_output_embeddings()):
+            kind = next(module.parameters()).device.type
+            module.forward = torch.autocast(kind, dtype)(module.forward)
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Gradient checkpointing of the language part's layers, for a model in evaluation mode: the layers alone are told
+    that they train (they hold no dropout themselves), as transformers asks for that."""
+    for name, module in model.named_modules():
+        if isinstance(module, GradientCheckpointingLayer) and not sees(name):
+            module.gradient_checkpointing = module.training = True
+            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
 
 def lora_targets(model: nn.Module, targets: tuple[str, ...]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 
 from safer_steer.actors.chat import Message, Role
 from safer_steer.actors.local import DialogueTokenizer
-from safer_steer.config import Recipe, SftConfig
+from safer_steer.config import Recipe, SftConfig, SftEngine
 from safer_steer.dialogue import ImageRef, Record, Rollout, stable_id
 from safer_steer.errors import StageError
 from safer_steer.progress import Reporter
@@ -63,13 +63,18 @@ def run_sft(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) 
     if done is not None:
         return done
     began = time.monotonic()
-    policy = Policy.load(model_path, recipe.sft.lora, seed=recipe.seed)
+    policy = Policy.load(model_path, recipe.sft, seed=recipe.seed)
     tokenizer = DialogueTokenizer.of(policy.processor, run.images)
     examples = examples_of(rollouts, tokenizer, recipe)
     if not examples:
         hint = f"raise sft.max_length={recipe.sft.max_length}"
         raise StageError("no dialogue fits the length limit", where=STAGE, hint=hint)
-    losses = train(recipe, run.stage(STAGE), policy, tokenizer, examples, report)
+    if recipe.sft.engine is SftEngine.TRAINER:
+        from safer_steer.train.sft_trainer import train_with_trainer  # only here: it brings transformers' Trainer
+
+        losses = train_with_trainer(recipe, run.stage(STAGE), policy, tokenizer, examples, report)
+    else:
+        losses = train(recipe, run.stage(STAGE), policy, tokenizer, examples, report)
     save_merged(policy, run.stage(STAGE) / "model")
     result = {
         "dialogues": len(examples),

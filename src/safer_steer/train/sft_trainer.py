@@ -1,0 +1,177 @@
+"""Stage II's training by transformers' Trainer: accelerate, FSDP and DeepSpeed configurations, loggers by name.
+
+The same tokens, masks, order, schedule and optimiser as our own loop (`sft.train`), whose losses it equals on one
+machine. What `sft.trainer` says goes to `TrainingArguments` as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from safer_steer.actors.local import DialogueTokenizer
+from safer_steer.config import Recipe, SftConfig
+from safer_steer.errors import ConfigError
+from safer_steer.progress import Reporter
+from safer_steer.train.batch import Tokens, answer_tokens, tokens_of
+from safer_steer.train.checkpoint import journal_until
+from safer_steer.train.loss import token_logprobs
+from safer_steer.train.policy import Policy
+from safer_steer.train.sft import MAX_GRAD_NORM, STAGE, Example, SftStep, chosen, schedule, total_steps
+
+WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Where every process has the whole model, so that its head can be called by itself, on answer tokens alone."""
+
+
+def train_with_trainer(
+    recipe: Recipe,
+    folder: Path,
+    policy: Policy,
+    tokenizer: DialogueTokenizer,
+    examples: Sequence[Example],
+    report: Reporter,
+) -> list[float]:
+    """Run the steps that are still to do; returns the loss of every step, those before a restart included.
+
+    Raises `ConfigError` for settings that `TrainingArguments` does not know or that cannot be met.
+    """
+    config, total = recipe.sft, total_steps(len(examples), recipe.sft)
+    if config.lora is not None and policy.beside_adapters:
+        hint = "use engine: loop, or lora: null"
+        raise ConfigError("the Trainer's checkpoints hold adapters alone", where="sft.frozen", hint=hint)
+    settings = arguments(config, folder / "trainer", total, recipe.seed, cpu=policy.device.type == "cpu")
+    last = get_last_checkpoint(str(folder / "trainer")) if (folder / "trainer").exists() else None
+    start = 0 if last is None else int(last.rpartition("-")[2])
+    ordered = [
+        examples[i] for n in range(1, total + 1) for i in chosen(n, len(examples), config.batch_size, recipe.seed)
+    ]
+    journal = journal_until(folder / "metrics.jsonl", SftStep, start, lambda line: line.step)
+    with journal, report.stage(STAGE, total - start):
+        trainer = DialogueTrainer(
+            policy=policy, tokenizer=tokenizer, config=config, total=total, args=settings, train_dataset=ordered
+        )
+        trainer.add_callback(_Told(trainer, journal, report, config))
+        trainer.train(resume_from_checkpoint=last)
+        return [line.loss for line in journal]
+
+
+def arguments(config: SftConfig, folder: Path, total: int, seed: int, *, cpu: bool) -> TrainingArguments:
+    """`TrainingArguments` for the recipe; `config.trainer` has the last word. Raises `ConfigError`."""
+    ours: dict[str, Any] = {
+        "output_dir": str(folder), "max_steps": total, "per_device_train_batch_size": config.micro_batch,
+        "max_grad_norm": MAX_GRAD_NORM, "logging_steps": 1, "logging_nan_inf_filter": False,
+        "save_steps": config.checkpoint_every, "save_total_limit": 2, "seed": seed, "data_seed": seed,
+        "remove_unused_columns": False, "report_to": "none", "use_cpu": cpu, "disable_tqdm": True,
+        "bf16": False, "dataloader_pin_memory": not cpu,
+    }  # fmt: skip
+    try:
+        settings = TrainingArguments(**{**ours, **config.trainer})
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"not what TrainingArguments takes: {error}", where="sft.trainer") from error
+    together = settings.per_device_train_batch_size * settings.world_size
+    if config.batch_size % together:
+        hint = f"make batch_size={config.batch_size} a multiple of micro_batch times the number of processes"
+        raise ConfigError(f"a step cannot be split into passes of {together} dialogues", where="sft", hint=hint)
+    settings.gradient_accumulation_steps = config.batch_size // together
+    return settings
+
+
+class DialogueTrainer(Trainer):
+    """The Trainer with our loss (assistant tokens alone), our order of dialogues, AdamW and schedule.
+
+    `summed` is the loss of the step that is being made, exactly (the Trainer's own log is rounded).
+    """
+
+    def __init__(
+        self, *, policy: Policy, tokenizer: DialogueTokenizer, config: SftConfig, total: int, **more: Any
+    ) -> None:
+        self._policy, self._sft, self._total = policy, config, total
+        self._device = policy.device
+        self.summed = 0.0
+
+        def collate(batch: Sequence[Example]) -> dict[str, Tensor]:
+            tokens = tokens_of(batch, tokenizer, torch.device("cpu"))
+            labels = tokens.ids.clone()
+            labels[:, 0] = -100
+            labels[:, 1:][~tokens.targets] = -100
+            return {"input_ids": tokens.ids, "labels": labels, **tokens.images}
+
+        super().__init__(model=policy.model, data_collator=collate, **more)
+        self.model_accepts_loss_kwargs = True  # losses are divided by the tokens of the whole step, not by passes
+
+    def create_optimizer(self, *args: Any, **more: Any) -> torch.optim.Optimizer:
+        """AdamW on what learns, weight decay on all of it, as in our loop."""
+        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        config = self._sft
+        self.optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Our warm-up and decay; the scheduler counts steps from 0."""
+        warmup = self._sft.warmup_share
+        chosen = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler = LambdaLR(chosen, lambda done: schedule(min(done + 1, self._total), self._total, warmup))
+        return self.lr_scheduler
+
+    def _get_train_sampler(self, *args: Any, **more: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean −log π over the step's answer tokens, this pass's share of it."""
+        if self.accelerator.distributed_type in WHOLE and num_items_in_batch is not None:
+            ids, labels, *_ = inputs["input_ids"], inputs["labels"]
+            images = {key: value for key, value in inputs.items() if key not in ("input_ids", "labels")}
+            tokens = Tokens(ids=ids, targets=labels[:, 1:] != -100, images=images)
+            head = self.accelerator.unwrap_model(model)
+            loss = -token_logprobs(model, tokens, owner=head).sum() / num_items_in_batch
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        else:
+            loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        self.summed += float(loss.detach()) / self.accelerator.num_processes
+        return (loss, {}) if return_outputs else loss
+
+    def train(self, *args: Any, **more: Any) -> Any:
+        """As the Trainer does, but in evaluation mode throughout: what is trained is what samples."""
+        mode = self.model.train
+        self.model.train = lambda mode=True: self.model
+        try:
+            return super().train(*args, **more)
+        finally:
+            self.model.train = mode
+
+
+class _Told(TrainerCallback):
+    """Writes a line of `metrics.jsonl` for every step."""
+
+    def __init__(self, trainer: DialogueTrainer, journal: Any, report: Reporter, config: SftConfig) -> None:
+        self._trainer, self._journal, self._report, self._config = trainer, journal, report, config
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **more: Any) -> None:
+        if logs is None or "grad_norm" not in logs or not state.is_world_process_zero:
+            return
+        size = self._config.batch_size
+        batch = self._trainer.train_dataset[(state.global_step - 1) * size : state.global_step * size]
+        loss, self._trainer.summed = self._trainer.summed, 0.0
+        self._journal.append(
+            SftStep(
+                step=state.global_step,
+                loss=loss,
+                grad_norm=float(logs["grad_norm"]),
+                learning_rate=float(logs["learning_rate"]),
+                dialogues=size,
+                tokens=answer_tokens(batch),
+                seconds=0.0,
+            )
+        )
+        self._report.advance(loss=loss)

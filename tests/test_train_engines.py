@@ -1,0 +1,151 @@
+"""Options of the training engines: transformers' Trainer, what is frozen, bf16, gradient checkpointing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from safer_steer.actors.local import DialogueTokenizer, LocalModel
+from safer_steer.config import Dtype, GrpoConfig, LoraConfig, Part, recipe_from
+from safer_steer.errors import ConfigError
+from safer_steer.progress import Silent
+from safer_steer.store import RunFolder, read_records
+from safer_steer.train.batch import tokens_of
+from safer_steer.train.export import save_merged
+from safer_steer.train.grpo import run_grpo
+from safer_steer.train.loss import token_logprobs
+from safer_steer.train.metrics import GrpoStep
+from safer_steer.train.policy import Policy
+from safer_steer.train.sft import Example, SftStep, run_sft
+from tiny_training import Killed, likes_letters, model_folder, tiny_recipe, tiny_scripts, tutor, write_kept
+from tiny_vlm import tiny_processor, tiny_student
+
+LORA = {"rank": 4, "alpha": 8}
+BOTH = (Part.VISION, Part.PROJECTOR)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("model"))
+
+
+class Dies(Silent):
+    """Pulls the plug after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    def advance(self, n: int = 1, **facts: object) -> None:
+        self._left -= n
+        if self._left == 0:
+            raise Killed
+
+
+def sft(root: Path, start: Path, report: Silent | None = None, **more: object) -> list[SftStep]:
+    run = RunFolder(root)
+    write_kept(run)
+    settings = {"max_steps": 6, "batch_size": 4, "micro_batch": 2, "checkpoint_every": 2, "learning_rate": 0.005}
+    run_sft(tiny_recipe(sft={**settings, **more}), run, start, Silent() if report is None else report)
+    return list(read_records(root / "sft" / "metrics.jsonl", SftStep))
+
+
+@pytest.mark.filterwarnings("ignore")  # the Trainer's
+@pytest.mark.parametrize("lora", [LORA, None])
+def test_the_trainer_learns_what_our_loop_learns_and_resumes(
+    tmp_path: Path, start: Path, lora: dict[str, int] | None
+) -> None:
+    ours = sft(tmp_path / "loop", start, lora=lora)
+    theirs = sft(tmp_path / "trainer", start, lora=lora, engine="trainer")
+    with pytest.raises(Killed):
+        sft(tmp_path / "cut", start, Dies(5), lora=lora, engine="trainer")
+    again = sft(tmp_path / "cut", start, lora=lora, engine="trainer")
+    for lines in (theirs, again):
+        assert [(line.step, line.tokens) for line in lines] == [(line.step, line.tokens) for line in ours]
+        for name in ("loss", "learning_rate", "grad_norm"):
+            assert [getattr(line, name) for line in lines] == pytest.approx(
+                [getattr(line, name) for line in ours], rel=1e-4
+            )
+    LocalModel.load(tmp_path / "trainer" / "sft" / "model")
+
+
+def test_the_trainer_is_told_by_name_and_says_what_it_does_not_know(tmp_path: Path, start: Path) -> None:
+    with pytest.raises(ConfigError, match="engine: trainer"):
+        recipe_from({"sft": {"trainer": {"report_to": ["wandb"]}}})
+    with pytest.raises(ConfigError, match="TrainingArguments takes"):
+        sft(tmp_path / "a", start, engine="trainer", trainer={"no_such_setting": 1})
+    with pytest.raises(ConfigError, match="multiple of micro_batch"):
+        sft(tmp_path / "b", start, engine="trainer", micro_batch=3)
+
+
+def batch(policy: Policy) -> object:
+    ids = (20, 21, 22, 30, 31, 32, 2)
+    return tokens_of(
+        [Example(ids, tuple(place >= 3 for place in range(len(ids))), ())],
+        DialogueTokenizer.of(policy.processor), torch.device("cpu"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lora", "frozen", "learns"),
+    [
+        (LoraConfig(rank=4), BOTH, set()),
+        (LoraConfig(rank=4), (Part.VISION,), {"projector"}),
+        (LoraConfig(rank=4), (), {"projector", "vision_tower"}),
+        (None, BOTH, {"language_model"}),
+        (None, (Part.PROJECTOR,), {"language_model", "vision_tower"}),
+    ],
+)
+def test_parts_learn_or_stay(
+    tmp_path: Path, lora: LoraConfig | None, frozen: tuple[Part, ...], learns: set[str]
+) -> None:
+    policy = Policy(tiny_student(), tiny_processor(), lora, frozen=frozen)
+    own = {name: parameter for name, parameter in policy.trainable.items() if "lora_" not in name}
+    assert {name.removeprefix("base_model.model.").partition(".")[0] for name in own} == learns
+    assert (len(own) < len(policy.trainable)) is (lora is not None)
+    with policy.reference() as model:
+        before = token_logprobs(model, batch(policy))
+    with torch.no_grad():
+        for parameter in policy.trainable.values():
+            parameter.add_(0.1)
+    now = {name: parameter.clone() for name, parameter in policy.trainable.items()}
+    with policy.reference() as model:
+        assert torch.equal(before, token_logprobs(model, batch(policy)))
+    assert all(torch.equal(now[name], parameter) for name, parameter in policy.trainable.items())
+    save_merged(policy, tmp_path / "model")
+    saved = LocalModel.load(tmp_path / "model").model.state_dict()
+    for name, parameter in own.items():
+        assert torch.equal(saved[name.removeprefix("base_model.model.")], parameter)
+
+
+def test_checkpointing_gradients_changes_memory_and_nothing_else(start: Path) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        policy = Policy.load(start, GrpoConfig(lora=None, gradient_checkpointing=checkpointing))
+        calls = []
+        layer = policy.model.language_model.model.layers[1].self_attn
+        layer.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        token_logprobs(policy.model, batch(policy)).sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in policy.trainable.items()})
+        assert len(calls) == 1 + checkpointing
+    for name, gradient in gradients[0].items():
+        assert (gradient is None) == (gradients[1][name] is None)
+        assert gradient is None or torch.allclose(gradient, gradients[1][name], atol=1e-6)
+
+
+@pytest.mark.parametrize("lora", [LORA, None])
+def test_bf16_keeps_what_learns_in_fp32_and_runs_through(
+    tmp_path: Path, start: Path, lora: dict[str, int] | None
+) -> None:
+    policy = Policy.load(start, GrpoConfig(lora=None if lora is None else LoraConfig(**lora), dtype=Dtype.BFLOAT16))
+    assert {parameter.dtype for parameter in policy.trainable.values()} == {torch.float32}
+    frozen = [p for p in policy.model.parameters() if not p.requires_grad]
+    assert {parameter.dtype for parameter in frozen} == {torch.bfloat16}
+    run = RunFolder(tmp_path)
+    recipe = tiny_recipe(
+        grpo={"dtype": "bfloat16", "lora": lora, "steps": 1, "gradient_checkpointing": True, "learning_rate": 1e-3}
+    )
+    run_grpo(recipe, run, start, scripts=tiny_scripts(run), tutor=tutor(likes_letters), report=Silent())
+    (line,) = read_records(tmp_path / "grpo" / "metrics.jsonl", GrpoStep)
+    assert line.drift is not None and line.drift < 0.1 and line.loss is not None
