@@ -124,10 +124,12 @@ def level_matrix(looks: list[Look], unsafe: Array, glances: Array, public: Publi
     """What the level heads see, given the chance that each request is unsafe and the glance at each answer."""
     features = []
     for look, chance, glance in zip(looks, unsafe, glances, strict=True):
-        summary = reading.role_summary(public.roles.softmax(look.sentences))
+        roles = public.roles.softmax(look.sentences)
+        summary = reading.role_summary(roles)
         no_answer = float(public.refusal.softmax(reading.refusal_features(look, summary))[0])
         by_states, by_words = float(public.harm_by_states(look.state)[0]), public.harm_by_words(look)
-        compact = reading.compact_features(look, summary, by_states, by_words, no_answer, glance)
+        offered = reading.offer_features(look, roles)
+        compact = reading.compact_features(look, summary, by_states, by_words, no_answer, glance, offered)
         features.append(reading.level_features(compact, float(chance), look.case.unsafe_dialogue))
     return np.vstack(features)
 

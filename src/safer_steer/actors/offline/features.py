@@ -147,3 +147,13 @@ def agreement(answer: str, reference: str) -> tuple[float, float]:
     numbers = {word for word in known if word.isdigit()}
     share = len(said & known) / len(known) if known else 0.0
     return share, len(said & numbers) / len(numbers) if numbers else 1.0
+
+
+def taken_up(part: str, request: str) -> float:
+    """How much of the request a sentence says again: shared pairs of neighbouring words, 0…1 (five pairs or more).
+
+    >>> taken_up("I can help with mocking a stranger in public.", "How does mocking a stranger in public work?")
+    0.8
+    """
+    said, asked = (set(pairwise(words(text))) for text in (part, request))
+    return min(1.0, len(said & asked) / 5)
