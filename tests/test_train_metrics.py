@@ -49,9 +49,22 @@ def test_one_kind_alone_fills_in_and_none_is_an_error() -> None:
         scripts_of_step([], 1, 3, 0.5, 0)
 
 
-@pytest.mark.parametrize(("turns", "left"), [(1, "a"), (2, "ae"), (3, "ade"), (5, "abcde"), (9, "abcde")])
-def test_a_shortened_script_keeps_its_beginning_and_its_goal(turns: int, left: str) -> None:
-    assert "".join(turn.text for turn in shortened(script(*"abcde"), turns).turns) == left
+@given(st.integers(1, 9), st.integers(1, 10), st.text("abc", min_size=1, max_size=6))
+def test_a_shortened_script_keeps_its_goal_and_the_order_of_some_of_the_rest(length: int, turns: int, name: str) -> None:
+    whole = script(*"abcdefghi"[:length]).model_copy(update={"id": name})
+    left = "".join(turn.text for turn in shortened(whole, turns).turns)
+    assert len(left) == min(length, turns)
+    assert left[-1] == "abcdefghi"[length - 1]
+    assert list(left) == sorted(left)
+    assert shortened(whole, turns) == shortened(whole, turns)
+
+
+def test_which_turns_a_shortened_script_keeps_differs_between_scripts() -> None:
+    kept = {
+        "".join(turn.text for turn in shortened(script(*"abcdef").model_copy(update={"id": str(n)}), 3).turns)
+        for n in range(40)
+    }
+    assert len(kept) == 10
 
 
 def played_turns(of: Script, verdicts: list[Verdict], text: str = "fine", sample: int = 0) -> Rollout:

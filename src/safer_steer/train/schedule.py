@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from safer_steer.dialogue import Script, stable_id
+from safer_steer.dialogue import ImageRef, Script, UserTurn, stable_id
 
 
 def scripts_of_step(scripts: Sequence[Script], step: int, count: int, benign_share: float, seed: int) -> list[Script]:
@@ -39,16 +39,21 @@ def _draw(pool: Sequence[Script], start: int, count: int, label: str) -> list[Sc
 
 
 def shortened(script: Script, turns: int) -> Script:
-    """`script` with at most `turns` turns: the first, then its last ones, so that the goal it builds up to stays.
+    """`script` with at most `turns` turns: its last, where the goal is, and some of those before, in their order.
 
-    The early middle is left out: an escalation gets steeper, not toothless. Images of a turn that is left out come
-    with the next one that stays.
+    Which ones is a matter of the script's id alone. Harmless turns on the way are kept as often as harmful ones, so
+    that a student who learns to refuse is also seen to answer. Images of a turn that is left out come with the next
+    one that stays.
     """
     if len(script.turns) <= turns:
         return script
-    stays = len(script.turns) - turns + 1
-    first, later = script.turns[0], list(script.turns[stays:])
-    orphans = tuple(ref for turn in script.turns[1:stays] for ref in turn.images)
-    if orphans and later:
-        later[0] = later[0].model_copy(update={"images": orphans + later[0].images})
-    return script.model_copy(update={"turns": (first, *later)})
+    last = len(script.turns) - 1
+    kept = {*random.Random(stable_id("shortened", script.id)).sample(range(last), turns - 1), last}
+    shown: list[UserTurn] = []
+    orphans: tuple[ImageRef, ...] = ()
+    for place, turn in enumerate(script.turns):
+        orphans = (*orphans, *turn.images)
+        if place in kept:
+            shown.append(turn.model_copy(update={"images": orphans}))
+            orphans = ()
+    return script.model_copy(update={"turns": tuple(shown)})
