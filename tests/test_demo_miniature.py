@@ -93,7 +93,12 @@ def test_the_whole_method_runs_and_a_second_run_does_nothing_again(tmp_path: Pat
         asked = len(server.bodies)
         code, _, err = call(capsys, *command)
         assert code == 0, err
+        assert "everything is already done" in err
+        (tmp_path / "run" / "report.html").unlink()
+        code, _, err = call(capsys, *command)
+        assert code == 0, err
         assert err.count("already done") == len(STAGES)
+        assert (tmp_path / "run" / "report.html").is_file()
         assert len(server.bodies) == asked
         assert call(capsys, "eval", *command[1:])[0] == 0
         code, _, err = call(capsys, "eval", *command[1:], "--model", "scripted")

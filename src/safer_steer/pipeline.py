@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from safer_steer import __version__
 from safer_steer.actors.adaptive import AdaptiveUser
 from safer_steer.actors.specs import Seating, SpecKind, parse_spec
 from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, unscored_share
@@ -45,13 +47,33 @@ class Pipeline:
 
     async def everything(self) -> None:
         """All stages in order; finished ones are passed over. What can be wrong with the last is checked first."""
-        suite_print(self.recipe.eval.suite)
+        inputs = self._whole()
+        if self._all_done(inputs):
+            self.report.note(f"everything is already done; report: {self.run.root / 'report.html'}")
+            return
         await self.construct()
         await self.bootstrap()
         await self.sft()
         await self.grpo()
         await self.evaluate_all()
         self.write_report()
+        self.run.finish("", {"inputs": inputs})
+
+    def _whole(self) -> str:
+        """What the whole run hangs on, in one fingerprint."""
+        recipe = self.recipe
+        seeds = Path(recipe.construction.seeds)
+        files = [sha256(seeds.read_bytes()).hexdigest()] if seeds.is_file() else []
+        return fingerprint("whole", __version__, recipe.model_dump(mode="json"), suite_print(recipe.eval.suite), files)
+
+    def _all_done(self, inputs: str) -> bool:
+        """Whether this very run was finished before, and nothing of it was deleted since."""
+        whole = self.run.finished("")
+        if whole is None or whole.get("inputs") != inputs or not (self.run.root / "report.html").is_file():
+            return False
+        evaluations = [f"eval/{model}-{protocol}" for model in MODELS for protocol in PROTOCOLS]
+        stages = ("construct", "bootstrap", "sft", "grpo", *evaluations)
+        return all(self.run.finished(stage) is not None for stage in stages)
 
     async def construct(self) -> dict[str, Any]:
         """Stage I: seeds to scripts."""
