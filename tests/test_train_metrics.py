@@ -50,7 +50,9 @@ def test_one_kind_alone_fills_in_and_none_is_an_error() -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 10), st.text("abc", min_size=1, max_size=6))
-def test_a_shortened_script_keeps_its_goal_and_the_order_of_some_of_the_rest(length: int, turns: int, name: str) -> None:
+def test_a_shortened_script_keeps_its_goal_and_the_order_of_some_of_the_rest(
+    length: int, turns: int, name: str
+) -> None:
     whole = script(*"abcdefghi"[:length]).model_copy(update={"id": name})
     left = "".join(turn.text for turn in shortened(whole, turns).turns)
     assert len(left) == min(length, turns)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +59,25 @@ class Pipeline:
         self.run.finish("", {"inputs": inputs})
 
     def _whole(self) -> str:
-        """What the whole run hangs on, in one fingerprint."""
+        """What a whole run of built-in seeds hangs on, in one fingerprint."""
         recipe = self.recipe
-        seeds = Path(recipe.construction.seeds)
-        files = [sha256(seeds.read_bytes()).hexdigest()] if seeds.is_file() else []
-        return fingerprint("whole", __version__, recipe.model_dump(mode="json"), suite_print(recipe.eval.suite), files)
+        return fingerprint(
+            "whole",
+            __version__,
+            recipe.model_dump(mode="json"),
+            suite_print(recipe.eval.suite),
+            _weights(recipe.seats.student),
+        )
 
     def _all_done(self, inputs: str) -> bool:
-        """Whether this very run was finished before, and nothing of it was deleted since."""
+        """Whether this very run was finished before, and nothing of it was deleted since.
+
+        Seeds of the user's own may have changed: then every stage looks for itself.
+        """
         whole = self.run.finished("")
         if whole is None or whole.get("inputs") != inputs or not (self.run.root / "report.html").is_file():
+            return False
+        if any(source.path is not None for source in self.recipe.construction.seeds):
             return False
         evaluations = [f"eval/{model}-{protocol}" for model in MODELS for protocol in PROTOCOLS]
         stages = ("construct", "bootstrap", "sft", "grpo", *evaluations)
@@ -226,13 +234,18 @@ _NOT_BINDING = {"max_unscored_share", "safety_pass", "help_pass", "open_dialogue
 """Settings of an evaluation that may change between two runs of its command."""
 
 
+def _weights(spec: str) -> object:
+    """The model `spec` as it is now: a name, or the weight files of a folder."""
+    parsed = parse_spec(spec)
+    if parsed.kind is not SpecKind.LOCAL or parsed.model is None:
+        return spec
+    files = sorted(Path(parsed.model).glob("*.safetensors"))
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
 def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:
     """What binds an evaluation's folder: the model as it is now, the judge, the suite and the settings."""
-    parsed = parse_spec(spec)
-    weights: object = spec
-    if parsed.kind is SpecKind.LOCAL and parsed.model is not None:
-        files = sorted(Path(parsed.model).glob("*.safetensors"))
-        weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    weights = _weights(spec)
     settings = recipe.eval.model_dump(mode="json", exclude=_NOT_BINDING)
     settings["suite"] = suite_print(recipe.eval.suite)
     manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)

@@ -226,7 +226,9 @@ def read(look: Look, heads: Heads) -> Reading:
     refusal = float(heads.refusal.softmax(refusal_features(look, summary))[0])
     asked_unsafe = float(heads.unsafe.softmax(request_features(look))[0])
     unsafe = asked_unsafe if look.case.unsafe_dialogue else 0.0
-    compact = compact_features(look, summary, by_states, by_words, refusal, heads.glance(look.state), offer_features(look, roles))
+    compact = compact_features(
+        look, summary, by_states, by_words, refusal, heads.glance(look.state), offer_features(look, roles)
+    )
     features = level_features(compact, unsafe, look.case.unsafe_dialogue)
     safety, helpfulness = heads.safety.softmax(features), heads.helpfulness.softmax(features)
     measures = dict(zip(SURFACE, look.surface.tolist(), strict=True))
