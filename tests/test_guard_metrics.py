@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from people import ToldAssistant, ToldJudge, guarded, rollout, scored, script
-from safer_steer.bench.evaluate import Evaluation, run_eval
+from safer_steer.bench.evaluate import Evaluation, Session, run_eval
 from safer_steer.bench.metrics import attack_succeeded, first_failure, group, survival_time
 from safer_steer.config import EvalConfig
 from safer_steer.dialogue import History, Rollout, StopReason
@@ -92,7 +92,7 @@ async def test_a_guard_judged_evaluation_goes_all_the_way_to_the_report(tmp_path
     of = Evaluation(
         ToldAssistant(lambda h: "fine"), ToldJudge(judge), ScriptUser(), scripts, "told", "static", tmp_path, "m"
     )
-    summary = await run_eval(of, EvalConfig(), 4, Silent())
+    summary = await run_eval(of, EvalConfig(), Session(4, Silent()))
     assert summary.unsafe.guard is not None
     assert (summary.unsafe.guard.attack_success.rate, summary.survival[1].failures) == (0.25, 1)
     rows = pq.read_table(tmp_path / "turns.parquet").to_pylist()

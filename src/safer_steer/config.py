@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -25,7 +25,10 @@ class _Section(BaseModel):
 
 
 class Seats(_Section):
-    """Who sits where, as SPEC strings: `embedded`, `scripted`, `local:PATH`, `openai:MODEL@BASE_URL`."""
+    """Who sits where, as SPEC strings: `embedded`, `scripted`, `local:PATH`, `openai:MODEL@BASE_URL`.
+
+    The evaluation judge may also be a guard or a panel: see `actors.judging`.
+    """
 
     student: str = "embedded"
     target: str = "embedded"
@@ -260,6 +263,15 @@ class GrpoConfig(_Training):
     checkpoint_every: Positive = 5
 
 
+class PanelConfig(_Section):
+    """How a panel of judges makes one verdict (`actors.panel`). A judge asked repeatedly samples at `temperature`."""
+
+    rule: Literal["median", "majority"] = "median"
+    quorum: Positive | None = None
+    """Members that must give a score; `None`: more than half of those asked."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
 class EvalConfig(_Section):
     """Evaluation. Multi-turn: a dialogue passes at mean safety ≥ `safety_pass`, helpfulness ≥ `help_pass`."""
 
@@ -278,6 +290,9 @@ class EvalConfig(_Section):
     dialogue; the recipe's `open_dialogues` for a model that is not behind one."""
     max_unscored_share: Share = 0.05
     """Above this share of unscored turns the command exits non-zero."""
+    panel: PanelConfig = PanelConfig()
+    judge_prompts: dict[Literal["rubric", "wildguard", "strongreject"], str] = {}
+    """Prompt files of your own in place of the judges' prompts."""
 
 
 class CacheConfig(_Section):

@@ -120,8 +120,13 @@ async def _judge(judge: Judge, history: History, answer: Answer, urgency: int) -
         return Unscored(reason=UnscoredReason.FORMAT_FAILURE, detail="the answer does not follow its format")
     if answer.state is AnswerState.EMPTY:
         return Unscored(reason=UnscoredReason.EMPTY_ANSWER, detail="the answer is empty")
+    return await assessed(judge, history, answer.text)
+
+
+async def assessed(judge: Judge, history: History, answer: str) -> Verdict:
+    """The judge's verdict, or `Unscored` and why: a judge that fails is a state. Never raises `ActorError`."""
     try:
-        return await judge.assess(history, answer.text)
+        return await judge.assess(history, answer)
     except BadVerdict as error:
         return Unscored(reason=error.reason, detail=str(error), stamp=judge.stamp)
     except ContextOverflow as error:

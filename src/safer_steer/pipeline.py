@@ -9,6 +9,7 @@ from typing import Any
 
 from safer_steer import __version__
 from safer_steer.actors.adaptive import AdaptiveUser
+from safer_steer.actors.judging import parse_judge_spec
 from safer_steer.actors.specs import Seating, SpecKind, parse_spec
 from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, unscored_share
 from safer_steer.bench.suites import read_suite, suite_print
@@ -19,6 +20,7 @@ from safer_steer.dialogue import Script
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.measured import measure, release_memory
 from safer_steer.progress import Reporter
+from safer_steer.prompts import read_prompt
 from safer_steer.seats import ScriptUser, UserActor
 from safer_steer.seeds import Loaded, load_seeds
 from safer_steer.store import RunFolder, fingerprint, read_records
@@ -225,7 +227,7 @@ def check_seats(recipe: Recipe) -> None:
     """Refuse a SPEC that names nothing before hours are spent on the stages before it; raises `ConfigError`."""
     for seat, spec in recipe.seats.model_dump().items():
         try:
-            parse_spec(spec)
+            (parse_judge_spec if seat == "judge" else parse_spec)(spec)
         except ConfigError as error:
             raise ConfigError(error.what, where=f"seats.{seat}", hint=error.hint) from error
 
@@ -248,6 +250,7 @@ def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:
     weights = _weights(spec)
     settings = recipe.eval.model_dump(mode="json", exclude=_NOT_BINDING)
     settings["suite"] = suite_print(recipe.eval.suite)
+    settings["judge_prompts"] = {n: read_prompt(Path(f)).digest for n, f in sorted(recipe.eval.judge_prompts.items())}
     manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)
     tutor = recipe.seats.tutor if protocol == "adaptive" else None
     return fingerprint("eval", weights, recipe.seats.judge, tutor, protocol, settings, manner)

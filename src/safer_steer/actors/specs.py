@@ -23,7 +23,6 @@ from safer_steer.actors.chat import ChatModel, Sampling
 from safer_steer.actors.endpoint import Endpoint, EndpointModel, ImageFragments, check_base_url
 from safer_steer.actors.generating import Generator
 from safer_steer.actors.generator_llm import LlmGenerator
-from safer_steer.actors.judge import RubricJudge
 from safer_steer.actors.ledger import MeteredModel
 from safer_steer.actors.red import LlmRed
 from safer_steer.actors.remembering import Memory, RememberingModel, Spending
@@ -156,9 +155,10 @@ class Seating:
         return "; ".join(told) if told else None
 
     def room(self, text: str) -> int | None:
-        """How many dialogues keep the server of a SPEC busy: twice its slots. `None` for a model not behind one."""
-        address = parse_spec(text).base_url
-        return None if address is None else 2 * self._recipe.limits(address).concurrency
+        """How many dialogues keep the servers of a SPEC busy: twice their slots. `None` where none is behind one."""
+        from safer_steer.actors.judging import addresses  # knows this module
+
+        return max((2 * self._recipe.limits(address).concurrency for address in addresses(text)), default=None)
 
     async def check(self) -> None:
         """See that every server opened so far answers and takes the key; raises `EndpointError`."""
@@ -204,10 +204,14 @@ class Seating:
         return self.assistant(self._recipe.seats.student, sampling)
 
     def judge(self) -> Judge:
-        """The evaluation judge."""
-        text = self._recipe.seats.judge
-        offline = self._scripted(text, "judge", "OfflineJudge", self._desk)
-        return offline if offline is not None else RubricJudge(self.model(text, "judge"))
+        """The evaluation judge: a model with the rubric, a guard, or a panel (`judging`)."""
+        from safer_steer.actors.judging import seat_judge  # knows this module
+
+        return seat_judge(self._recipe.seats.judge, self, self._recipe.eval)
+
+    def offline_judge(self) -> Any:
+        """The offline cast's evaluation judge."""
+        return self._scripted(SpecKind.SCRIPTED, "judge", "OfflineJudge", self._desk)
 
     def attack_judge(self) -> Judge:
         """The success filter's judge."""
@@ -249,13 +253,17 @@ class Seating:
         offline = self._scripted(text, "generator", "OfflineGenerator")
         return offline if offline is not None else LlmGenerator(self.model(text, "generator"))
 
+    def endpoint(self, address: str) -> Endpoint:
+        """The one `Endpoint` of a base URL; raises `ConfigError` when its key is missing."""
+        if address not in self._endpoints:
+            limits = self._recipe.limits(address)
+            self._endpoints[address] = Endpoint(address, limits=limits, environ=self._environ)
+        return self._endpoints[address]
+
     def _build(self, spec: Spec) -> ChatModel:
         match spec.kind, spec.model, spec.base_url:
             case SpecKind.OPENAI, str(name), str(address):
-                if address not in self._endpoints:
-                    limits = self._recipe.limits(address)
-                    self._endpoints[address] = Endpoint(address, limits=limits, environ=self._environ)
-                return MeteredModel(EndpointModel(self._endpoints[address], name, self._fragments), str(spec))
+                return MeteredModel(EndpointModel(self.endpoint(address), name, self._fragments), str(spec))
             case SpecKind.LOCAL, str(folder), _:
                 return self._load(Path(folder), str(spec))
             case SpecKind.EMBEDDED, _, _:

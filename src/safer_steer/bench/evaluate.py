@@ -2,7 +2,8 @@
 
 The folder of one evaluation holds `rollouts.jsonl` (the transcripts with their verdicts), `faults.jsonl` (dialogues
 that broke off, played again when the command is run again, and those whose judge was away, judged again then),
-`calls.jsonl` (every reply of a server, the moment it came), `summary.json`, `turns.parquet` and `report.html`.
+`calls.jsonl` (every reply of a server, the moment it came), `summary.json`, `turns.parquet` and `report.html`;
+where a panel judged also `disagreements.jsonl`, the turns to read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.actors.remembering import Spending
+from safer_steer.bench.agreement import Agreement, agreement
+from safer_steer.bench.disagreements import write_disagreements
 from safer_steer.bench.intervals import Rate
 from safer_steer.bench.metrics import Group, by_attack, group, grouped, unscored_reasons
 from safer_steer.bench.spent import Spent, spent
@@ -71,6 +74,8 @@ class Summary(Record):
     """Rows of the suite that were wrong and, as asked for, left out: no dialogue of theirs is counted above."""
     bill: tuple[Spending, ...] = ()
     """Every call to a server that was answered, by role and model, in all sessions: whom you pay, and for what."""
+    agreement: Agreement | None = None
+    """How far the judges of a panel agree; `None` where one judge judged."""
 
     def contract(self) -> dict[str, Any]:
         """The summary as written: `counts` and `pass_rates` at the top, for scripts that rely on the names."""
@@ -154,13 +159,16 @@ def close_books(evaluation: Evaluation, config: EvalConfig, seconds: float, bill
     summary = summarise(rollouts, evaluation, config, seconds).model_copy(update={"bill": bill})
     write_json(folder / "summary.json", summary.contract())
     of = summary.of
+    write_disagreements(folder, rollouts)
     write_turns(folder / "turns.parquet", rollouts, model=of.model, protocol=of.protocol, suite=of.suite)
     return summary
 
 
 def was_away(verdict: Verdict) -> bool:
-    """Whether a turn is without a score only because its judge could not be reached."""
-    return isinstance(verdict, Unscored) and verdict.reason is UnscoredReason.JUDGE_UNREACHABLE
+    """Whether a turn is without a score only because its judge, or one of a panel's, could not be reached."""
+    if not isinstance(verdict, Unscored):
+        return False
+    return verdict.reason is UnscoredReason.JUDGE_UNREACHABLE or any(was_away(member) for member in verdict.members)
 
 
 class Books:
@@ -264,6 +272,7 @@ def summarise(rollouts: Sequence[Rollout], of: Evaluation, config: EvalConfig, s
         survival=tuple(survival_curve(unsafe)),
         restricted_mean=restricted_mean(observations(unsafe)),
         spent=spent(rollouts),
+        agreement=agreement(rollouts),
         seconds=seconds,
         skipped_rows=of.skips,
     )

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 import jinja2
 
@@ -60,6 +61,15 @@ def load_prompt(name: str) -> Prompt:
     return parse_prompt(name, data)
 
 
+def read_prompt(path: Path) -> Prompt:
+    """A prompt of the user's own, from a file of the same form; raises `ConfigError`."""
+    try:
+        return parse_prompt(path.stem, path.read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(what, where=path, hint="a prompt is a Markdown file: see docs/judges.md") from error
+
+
 _OPEN, _CLOSE = "<＜﹤", ">＞﹥"
 _TAGS = (
     "start_of_turn|end_of_turn|start_of_image|end_of_image|image_soft_token|image|img|video|audio|s|bos|eos|pad|unk|mask"
@@ -68,8 +78,8 @@ _TAGS = (
     r"|im_start|im_end|unused\d+|extra_id_\d+|(?:BEGIN|END)[ _][A-Z _]{1,60}"
 )
 _SPECIAL = re.compile(
-    rf"[{_OPEN}](?=[|｜][^<>|｜]{{0,64}}[|｜][{_CLOSE}])"
-    rf"|[{_OPEN}](?=/?(?:{_TAGS})(?:[ /][^<>]{{0,64}})?[{_CLOSE}])"
+    rf"[{_OPEN}](?=[|｜][^<>‹|｜]{{0,64}}[|｜][{_CLOSE}])"
+    rf"|[{_OPEN}](?=/?(?:{_TAGS})(?:[ /][^<>‹]{{0,64}})?[{_CLOSE}])"
     r"|\[(?=/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG|IMG_BREAK|IMG_END)\])",
     re.IGNORECASE,
 )

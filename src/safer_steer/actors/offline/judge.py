@@ -19,7 +19,7 @@ from threading import Lock
 from safer_steer.actors.offline.features import Case, strip_appeals
 from safer_steer.actors.offline.reading import Reader, Reading, read
 from safer_steer.dialogue import History
-from safer_steer.verdict import Scored, Stamp
+from safer_steer.verdict import EVALUATION, Scored, Stamp
 
 VERSION = "1"
 RUBRIC = "data/eval_rubric.yaml"
@@ -138,7 +138,7 @@ class OfflineJudge:
 
     def __init__(self, desk: Desk | None = None) -> None:
         self._desk = Desk() if desk is None else desk
-        self.stamp = stamp_of("offline-judge", RUBRIC)
+        self.stamp, self.scale = stamp_of("offline-judge", RUBRIC), EVALUATION
 
     def judge(self, case: Case) -> Scored:
         """Grade one case now, in this thread."""
