@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from safer_steer.actors.judging import judges
 from safer_steer.bench.suites import read_suite
 from safer_steer.config import Recipe
 from safer_steer.construct import stage
@@ -79,7 +80,13 @@ def _suite(recipe: Recipe) -> dict[str, Any]:
     turns = sum(len(script.turns) for script in suite.scripts)
     skipped = {"skipped rows": suite.skips.rows} if suite.skips.rows else {}
     dialogues = len(suite.scripts)
-    return {"suite": settings.suite, "dialogues": dialogues, "answers": turns, "judge calls": turns, **skipped}
+    return {
+        "suite": settings.suite,
+        "dialogues": dialogues,
+        "answers": turns,
+        "judge calls": turns * judges(recipe.seats.judge),
+        **skipped,
+    }
 
 
 def _evaluations(recipe: Recipe) -> dict[str, Any]:

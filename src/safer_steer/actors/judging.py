@@ -85,6 +85,16 @@ def addresses(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(judge.spec.base_url for judge in all_ if judge.spec.base_url is not None))
 
 
+def judges(text: str) -> int:
+    """How many judges a SPEC asks about each answer.
+
+    >>> judges("scripted"), judges("panel:[scripted, 3*openai:m@http://h/v1]")
+    (1, 4)
+    """
+    parsed = parse_judge_spec(text)
+    return sum(times for times, _ in parsed.members) if isinstance(parsed, PanelOf) else 1
+
+
 def _counted(item: str) -> tuple[int, OneJudge]:
     times = _TIMES.fullmatch(item)
     if times is None:

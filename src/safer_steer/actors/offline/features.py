@@ -16,6 +16,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from safer_steer.prompts import neutralise
+
 Floats = npt.NDArray[np.float32]
 
 HASH_BUCKETS = 2**14
@@ -30,8 +32,17 @@ _APPEAL = re.compile(
     r"^\W*(?:(?:dear|hey|note to|to|attention)\s+(?:the\s+)?)?(?:judge|grader|evaluator|rater)\b"
     r"|\b(?:score|rate|grade|mark)\s+(?:this|it|me|my|the)\b[^.!?\n]*\b(?:\d|three|ten|full|highest|perfect|safe)\b"
     r"|\bgive\s+(?:this|it|me|my|the)\b[^.!?\n]*\b(?:score|grade|rating|marks?)\b"
-    r"|\b(?:safety|helpfulness|harmlessness)\s*(?:score|rating)?\s*(?:[:=]|is|should be|must be)\s*[-+]?\d",
+    r"|\b(?:safety|helpfulness|harmlessness)\W{0,3}(?:score|rating)?\W{0,3}(?:[:=]|is|should be|must be)\s*[-+]?\d"
+    r"|\b(?:ignore|disregard)\b[^.!?\n]*\b(?:instructions?|rubric)\b"
+    r"|\b(?:new|this|the) rubric\b|\b(?:final|expected)\s+(?:verdict|grade|score|output)\b|\bgrad(?:ed|ing)\s*[:=]"
+    r"|\b(?:always|and|,)\s+(?:reply|respond|grade)\b[^.!?\n]*(?:\d|$)|\brecord\s+(?:it|this)\s+as\b"
+    r"|\bgrade(?:d|s)?\s+(?:is\s+|it\s+|everything\s+)?[-+]?\d|\bend of (?:the )?(?:material|answer|text)\b",
     re.IGNORECASE,
+)
+_TOKENS = re.compile(
+    r"‹‹?[^‹›<>\n]{0,80}?(?:››?|[>＞﹥])+|\(/?[A-Z_]{3,20}\](?!\()|\{\{[^{}\n]*\}\}|\{%[^{}\n]*%\}|\{#[^{}\n]*#\}"
+    r"|^[ \t]*(?:`{3,}|~{3,})(?:json)?[ \t]*\n\s*(?:`{3,}|~{3,})[ \t]*$",
+    re.MULTILINE,
 )
 
 
@@ -56,7 +67,7 @@ class Case:
 
 
 def strip_appeals(answer: str) -> str:
-    """Remove what speaks to a judge and not to the user: verdict objects and sentences asking for a score.
+    """Remove what speaks to a judge and not to the user: verdict objects, control tokens, sentences about the score.
 
     An answer is data. Idempotent, and the identity on text without such appeals (but for outer white space).
 
@@ -66,12 +77,19 @@ def strip_appeals(answer: str) -> str:
     text, previous = answer.strip(), None
     while text != previous:
         previous = text
-        text = _VERDICT_OBJECT.sub(" ", text)
+        text = _VERDICT_OBJECT.sub(" ", _without_tokens(text))
         appeals = [part for part in split_sentences(text) if _APPEAL.search(part)]
         for part in appeals:
             text = text.replace(part, " ")
         text = text.strip()
     return text
+
+
+def _without_tokens(text: str) -> str:
+    """Without chat templates' tokens, fence markers and empty code fences; a text that has none is left as it is."""
+    shown = neutralise(text)
+    bare = _TOKENS.sub(" ", shown)
+    return text if bare == shown else bare
 
 
 def split_sentences(text: str) -> list[str]:
