@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from aiohttp import web
 from PIL import Image
 
@@ -50,10 +52,11 @@ class Faulty:
             self.now -= 1
         if lot.random() < self.fault and self.asked[key] == 1:
             return self._misbehave(lot.choice(TRANSPORT), request)
-        text = self._text(json.loads(raw), lot)
+        body = json.loads(raw)
+        text = self._text(body, lot)
         self.answered[key] += 1
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        usage = {"prompt_tokens": len(raw) // 4, "completion_tokens": max(1, len(text) // 4)}
+        usage = {"prompt_tokens": read_text(body) // 4, "completion_tokens": max(1, len(text) // 4)}
         return web.json_response({"choices": [choice], "usage": usage})
 
     def _misbehave(self, how: str, request: web.Request) -> web.StreamResponse:
@@ -80,6 +83,13 @@ class Faulty:
             self.faults[how] += 1
             return spoiled(how, value, lot)
         return json.dumps(value)
+
+
+def read_text(body: dict[str, Any]) -> int:
+    """The characters of a request's messages, without its images."""
+    contents = [message["content"] for message in body["messages"]]
+    parts = [part for one in contents for part in ([{"text": one}] if isinstance(one, str) else one)]
+    return sum(len(part.get("text", "")) for part in parts)
 
 
 def words(lot: random.Random, count: int) -> str:
@@ -131,13 +141,12 @@ def serving(server: Faulty) -> Iterator[Faulty]:
     async def begin() -> None:
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/chat/completions", server.answer)
-        app.router.add_get("/v1/models", lambda request: web.json_response({"data": []}))
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         assert site._server is not None
-        server.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"  # type: ignore[union-attr]
+        server.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"
         ready.set()
         await stopped.wait()
         await runner.cleanup()
@@ -170,3 +179,62 @@ def write_seeds(folder: Path, count: int, *, split: str, start: int = 0) -> Path
     path = folder / "seeds.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def write_parquet(folder: Path, count: int, *, split: str, start: int = 0) -> Path:
+    """The same as `write_seeds`, as one parquet file with the pictures inside."""
+    rows = [json.loads(line) for line in write_seeds(folder, count, split=split, start=start).read_text().splitlines()]
+    table = [{**row, "image": (folder / row["image"]).read_bytes()} for row in rows]
+    path = folder / "seeds.parquet"
+    pq.write_table(pa.Table.from_pylist(table), path)
+    return path
+
+
+def write_vlsbench(folder: Path, count: int, *, start: int = 0) -> Path:
+    """The same in VLSBench's form; its seeds are for the test split."""
+    rows = [json.loads(line) for line in write_seeds(folder, count, split="test", start=start).read_text().splitlines()]
+    entries = [
+        {
+            "instruction_id": number,
+            "instruction": row["question"],
+            "image_path": row["image"],
+            "category": row["category"],
+            "sub_category": "s",
+            "source": "made",
+            "image_description": "noise",
+            "safety_reason": "none",
+        }
+        for number, row in enumerate(rows)
+    ]
+    (folder / "imgs").mkdir()
+    for row in rows:
+        (folder / row["image"]).rename(folder / "imgs" / row["image"])
+    (folder / "data.json").write_text(json.dumps(entries))
+    return folder
+
+
+def recipe_of(server: Faulty, root: Path, counts: tuple[int, int, int], **sections: Any) -> dict[str, Any]:
+    """A recipe with every seat of Stages I and II behind the server, over three sources of seeds."""
+    first, second, third = counts
+    sources = [
+        {"loader": "jsonl", "path": str(write_seeds(root / "one", first, split="train"))},
+        {"loader": "parquet", "path": str(write_parquet(root / "two", second, split="train", start=1000))},
+        {"loader": "vlsbench", "path": str(write_vlsbench(root / "three", third, start=2000)), "split": "test"},
+    ]
+    seats = ("target", "generator", "attack_judge", "red", "blue", "reward_judge")
+    values: dict[str, Any] = {
+        "name": "acceptance",
+        "seats": {seat: f"openai:{seat}@{server.url}" for seat in seats},
+        "endpoints": {"default": {"concurrency": 16, "retry": {"first_wait": 0.01, "budget": 100_000}}},
+        "construction": {"seeds": sources, "strategies_per_seed": 1, "perturb_share": 0.3},
+        "bootstrap": {
+            "tau_safe": 2,
+            "tau_help": 4.0,
+            "sft": {"turns": {"low": 2, "high": 8, "mean": 4.0}},
+            "rl": {"size": 20, "turns": {"low": 2, "high": 10}},
+            "rl_history_risk": 0.1,
+        },
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return values

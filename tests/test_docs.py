@@ -61,11 +61,13 @@ def shown_commands(page: Path) -> list[list[str]]:
 def test_the_commands_of_a_page_exist_with_their_options(page: Path) -> None:
     group = typer.main.get_command(app)
     for words in shown_commands(page):
-        name = words[1]
-        if name.startswith("-"):
+        command, rest = group, words[1:]
+        if rest[0].startswith("-"):
             continue
-        assert name in group.commands, words
-        options = {option for parameter in group.commands[name].params for option in parameter.opts}
+        while rest and hasattr(command, "commands"):  # a group: the next word names one of its commands
+            assert rest[0] in command.commands, words
+            command, rest = command.commands[rest[0]], rest[1:]
+        options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("-")} <= options, words
 
 

@@ -253,6 +253,46 @@ def _tell(summary: Summary, recipe: Recipe, run: RunFolder) -> None:
         raise typer.Exit(3)
 
 
+data = typer.Typer(no_args_is_help=True, help="What a finished run's data consists of, and other formats of it.")
+app.add_typer(data, name="data")
+RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run whose `bootstrap` is done.")]
+
+
+@data.command()
+def stats(
+    run: RunArgument,
+    to: Annotated[Path | None, typer.Option("--to", help="Where to write; default: DIR/data.")] = None,
+) -> None:
+    """Sizes, turns, kinds, strategies, categories, success rates: printed, plotted, and in a dataset card."""
+    from safer_steer.exports.card import write_card
+    from safer_steer.exports.stats import text_of
+
+    folder = run / "data" if to is None else to
+    found = write_card(_finished(run), folder)
+    typer.echo(text_of(found), nl=False)
+    typer.echo(f"wrote README.md, stats.json, stats.txt and stats.png into {folder}", err=True)
+
+
+@data.command("export")
+def export_(
+    run: RunArgument,
+    format: Annotated[str, typer.Option("--format", "-f", help="trl, llamafactory, verl, hub or jsonl.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Where to write; default: DIR/data/FORMAT.")] = None,
+) -> None:
+    """The splits of a run as another trainer or viewer reads them."""
+    from safer_steer.exports import export
+
+    folder = run / "data" / format if to is None else to
+    for name, number in export(_finished(run), format, folder).items():
+        typer.echo(f"{folder / name}: {number}")
+
+
+def _finished(run: Path) -> RunFolder:
+    if not run.is_dir():
+        raise ConfigError("no such run folder", where=run, hint="give the --out of an earlier stage")
+    return RunFolder(run)
+
+
 @app.command("report")
 def report_(recipe: RecipeOption = None, out: OutOption = Path("runs/demo"), set_: SetOption = None) -> None:
     """Write the report of a run, or of one evaluation, again from what lies in its folder."""

@@ -120,7 +120,7 @@ def _cross(recipe: Recipe, run: RunFolder, pools: dict[str, Sequence[Script]]) -
     for name, scripts in pools.items():
         for script in scripts:
             home[script.id] = name
-            for ref in script.images if looks is not None else ():
+            for ref in script.images_until(len(script.turns)) if looks is not None else ():
                 assert looks is not None
                 looks.see(ref)
             items.append(item_of(script, shingler))

@@ -40,7 +40,7 @@ def assemble(folder: Path, config: ConstructConfig, images: ImageStore) -> dict[
         if isinstance(became, Script):
             items.append(item_of(became, shingler, at))
             keys[became.id] = entry.key
-            for ref in became.images if looks is not None else ():
+            for ref in became.images_until(len(became.turns)) if looks is not None else ():
                 assert looks is not None
                 looks.see(ref)
         else:

@@ -59,7 +59,7 @@ def script_text(script: Script) -> str:
 
 def item_of(script: Script, shingler: Shingler, at: int = 0) -> Item:
     """A script as an `Item`; all items that are compared must come from one `Shingler`."""
-    images = tuple(ref.sha256 for ref in script.images)
+    images = tuple(ref.sha256 for ref in script.images_until(len(script.turns)))
     return Item(script.id, script.split, script.seed_id, shingler(script_text(script)), images, at)
 
 
