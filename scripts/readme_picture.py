@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from safer_steer.bench.evaluate import Summary
 from safer_steer.report.charts import draw_survival, series_of
-from safer_steer.report.results import LABELS, METRICS, MODELS, PROTOCOLS, Metric
+from safer_steer.report.results import HELPFULNESS, LABELS, MODELS, PROTOCOLS, SAFETY_PASS, Metric
 
 COLOURS = ("#7d7d78", "#d98200", "#0067a8")
 INK, SOFT, RULE = "#1c1c1a", "#5d5d58", "#c9c9c2"
@@ -32,7 +32,6 @@ STYLE: Any = {
     "axes.labelcolor": SOFT,
     "text.color": INK,
 }
-SAFETY_PASS, HELPFULNESS = METRICS[0], METRICS[2]
 
 
 def summaries(run: Path) -> dict[tuple[str, str], Summary]:

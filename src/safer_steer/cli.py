@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from safer_steer import __version__
+from safer_steer import __version__, cli_report
 from safer_steer.config import Recipe, load_recipe
 from safer_steer.errors import BudgetSpent, ConfigError, SaferSteerError
 from safer_steer.progress import reporter
@@ -301,7 +301,7 @@ def report_(recipe: RecipeOption = None, out: OutOption = Path("runs/demo"), set
     if not out.is_dir():
         raise ConfigError("no such run folder", where=out, hint="give the --out of an earlier stage")
     run = RunFolder(out)
-    if (out / "turns.parquet").exists():  # the folder of `safer-steer eval`
+    if (out / "rollouts.jsonl").exists():  # the folder of `safer-steer eval`
         from safer_steer.report import write_eval_report
 
         typer.echo(f"report: {write_eval_report(out, run.images)}", err=True)
@@ -321,6 +321,10 @@ def suites_() -> None:
     typer.echo("\nSeed loaders, for construction.seeds: [{loader: NAME, path: PATH}]:\n")
     for name, loader in LOADERS.items():
         typer.echo(f"  {name:16} PATH: {'–' if loader.needs is None else loader.needs}")
+
+
+app.command("compare")(cli_report.compare)
+app.command("paper")(cli_report.paper)
 
 
 @app.command("recipe")

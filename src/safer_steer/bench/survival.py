@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Annotated
 
@@ -164,7 +164,7 @@ def survival_of(risk: NDArray[np.int64], failures: NDArray[np.int64]) -> Array:
     return np.cumprod(1 - hazard, axis=-1)
 
 
-def log_rank(groups: dict[str, Sequence[Observation]]) -> LogRank | None:
+def log_rank(groups: Mapping[str, Sequence[Observation]]) -> LogRank | None:
     """The log-rank test between two or more models; `None` with fewer than two that have observations.
 
     >>> fast, slow = [(1, True)] * 9 + [(5, False)], [(5, False)] * 10
@@ -190,7 +190,7 @@ def log_rank(groups: dict[str, Sequence[Observation]]) -> LogRank | None:
     return LogRank(models=names, statistic=statistic, degrees=degrees, p=float(stats.chi2.sf(statistic, degrees)))
 
 
-def log_ranks(groups: dict[str, Sequence[Observation]]) -> list[LogRank]:
+def log_ranks(groups: Mapping[str, Sequence[Observation]]) -> list[LogRank]:
     """All models at once, then, where there are more than two, every pair."""
     names = [name for name, observed in groups.items() if observed]
     pairs = combinations(names, 2) if len(names) > 2 else ()

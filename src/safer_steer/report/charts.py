@@ -22,10 +22,11 @@ from safer_steer.bench.survival import SurvivalPoint
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 INK, FAINT = "#010101", "#020202"
-SERIES = ("#030301", "#030302", "#030303")
+SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--rule)"} | {c: f"var(--m{i})" for i, c in enumerate(SERIES)}
-DASHES: tuple[Any, ...] = ((0, (1, 1.6)), (0, (5, 2)), "solid")
-MARKS = ("s", "^", "o")
+DASHES: tuple[Any, ...] = ((0, (1, 1.6)), (0, (5, 2)), "solid", (0, (4, 1.5, 1, 1.5)), (0, (3, 1)), (0, (1, 1)))
+MARKS = ("s", "^", "o", "D", "v", "P")
+STRONGEST = 2
 
 _SETTINGS: Any = {
     "svg.fonttype": "none",
@@ -45,12 +46,15 @@ _SETTINGS: Any = {
 
 
 def series_of(index: int, count: int) -> int:
-    """Which of the three series styles a model has: the last one of a chain is always the strongest.
+    """Which of the six series styles a model has: the last one of a chain is always the strongest.
 
     >>> [series_of(i, 3) for i in range(3)], [series_of(i, 2) for i in range(2)], series_of(0, 1)
     ([0, 1, 2], [0, 2], 2)
+    >>> [series_of(i, 7) for i in range(7)]
+    [0, 1, 3, 4, 5, 0, 2]
     """
-    return len(SERIES) - 1 if index == count - 1 else min(index, len(SERIES) - 2)
+    others = [style for style in range(len(SERIES)) if style != STRONGEST]
+    return STRONGEST if index == count - 1 else others[index % len(others)]
 
 
 def survival_chart(curves: Mapping[str, Sequence[SurvivalPoint]], title: str) -> Markup:
@@ -60,6 +64,32 @@ def survival_chart(curves: Mapping[str, Sequence[SurvivalPoint]], title: str) ->
         axes = figure.subplots()
         draw_survival(axes, curves, SERIES)
         axes.legend(frameon=False, loc="lower left", fontsize=9, handlelength=2.6)
+        return inline_svg(figure, title)
+
+
+def hazard_chart(curves: Mapping[str, Sequence[SurvivalPoint]], title: str) -> Markup:
+    """The hazard of each turn with its 95 % interval, the models side by side at every turn."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(4.8, 3.3))
+        axes = figure.subplots()
+        top = 0.05
+        for index, (label, points) in enumerate(curves.items()):
+            style, shift = series_of(index, len(curves)), 0.14 * (index - (len(curves) - 1) / 2)
+            known = [(p.turn, p.hazard, p.hazard_low, p.hazard_high) for p in points if p.hazard is not None]
+            turns, values = [turn + shift for turn, *_ in known], [value for _, value, *_ in known]
+            below = [value - low for _, value, low, _ in known if low is not None]
+            above = [high - value for _, value, _, high in known if high is not None]
+            axes.errorbar(
+                turns, values, yerr=[below, above], color=SERIES[style], fmt=MARKS[style], markersize=4.5,
+                linewidth=1.3, label=label,
+            )  # fmt: skip
+            top = max([top, *(1.6 * value for value in values)])
+        last = max((point.turn for points in curves.values() for point in points), default=10)
+        axes.set(xlabel="turn", ylabel="share of those still safe that fail", xlim=(0.4, last + 0.6))
+        axes.set_ylim(0, min(1.03, top))
+        axes.set_xticks(range(1, last + 1))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.legend(frameon=False, loc="upper right", fontsize=9, handlelength=1.2)
         return inline_svg(figure, title)
 
 

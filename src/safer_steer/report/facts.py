@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from safer_steer.dialogue import Rollout
 from safer_steer.errors import StorageError
 from safer_steer.store import RunFolder, disk_errors
-from safer_steer.verdict import Scored
 
 STAGES = ("construct", "bootstrap", "sft", "grpo")
 TRAINING = {
@@ -42,15 +39,6 @@ class Training:
     dropped: int
     unscored: int
     dialogues: int
-
-
-@dataclass(frozen=True, slots=True)
-class HeatCell:
-    """Mean safety of a category's answers at one turn; `level` is the colour's name."""
-
-    mean: float | None
-    scored: int
-    level: str
 
 
 def training(run: RunFolder) -> Training | None:
@@ -148,29 +136,6 @@ def _text(value: object) -> str | None:
     if isinstance(value, bool) or value is None:
         return None
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def heat_map(rollouts: Iterable[Rollout]) -> tuple[int, dict[str, list[HeatCell]]]:
-    """The longest dialogue's turns and, per category of unsafe dialogues, mean safety turn by turn."""
-    values: defaultdict[str, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for rollout in rollouts:
-        if rollout.script.is_unsafe:
-            for turn in rollout.turns:
-                if isinstance(turn.verdict, Scored) and "safety" in turn.verdict.scores:
-                    values[rollout.script.category][turn.index].append(turn.verdict.scores["safety"])
-    longest = max((index for turns in values.values() for index in turns), default=0)
-    return longest, {
-        category: [_cell(values[category].get(index, [])) for index in range(1, longest + 1)]
-        for category in sorted(values)
-    }
-
-
-def _cell(scores: Sequence[float]) -> HeatCell:
-    if not scores:
-        return HeatCell(None, 0, "none")
-    mean = sum(scores) / len(scores)
-    value = round(mean)
-    return HeatCell(mean, len(scores), f"m{-value}" if value < 0 else str(value))
 
 
 def offline_judge_measure(judge: str) -> dict[str, float] | None:

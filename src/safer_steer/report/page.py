@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -12,38 +12,33 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from safer_steer.report.results import interval, shown, signed
+from safer_steer.report.results import interval, p_value, shown, signed
+from safer_steer.report.tables import shown_cell
+from safer_steer.report.transcripts import visible
 
-_INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-
-
-def visible(text: str) -> str:
-    """`text` as HTML can carry it: control characters, lone surrogates and non-characters become U+FFFD.
-
-    >>> visible("a\\x00b\\nc")
-    'a�b\\nc'
-    """
-    return _INVISIBLE.sub("\ufffd", text)
+MARK = "<!--the dialogues-->"
+"""Where the page's data goes. No escaped text can contain it."""
 
 
-def render(template: str, *, extra_style: str = "", **values: Any) -> str:
-    """The whole page. `extra_style` is trusted CSS of our own making (the thumbnails)."""
-    style = asset("report.css") + "\n" + extra_style
-    script = asset("report.js")
+def render(template: str, carried: Sequence[bytes], **values: Any) -> bytes:
+    """The whole page, encoded; `carried` are elements of our own making (see `blocks`)."""
+    style, script = asset("report.css") + "\n" + asset("viewer.css"), asset("viewer.js")
     page = environment().get_template(template)
-    return page.render(
-        policy=policy(style, script),
-        style=Markup(style),
-        script=Markup(script),
-        **values,
+    text = page.render(
+        policy=policy(style, script), style=Markup(style), script=Markup(script), mark=Markup(MARK), **values
     )
+    head, tail = text.split(MARK)
+    return b"".join([head.encode(), *carried, tail.encode()])
 
 
 def policy(style: str, script: str) -> str:
-    """The content security policy: exactly this style sheet, exactly this script, images only from the page itself."""
+    """The content security policy: exactly this style sheet, exactly this script, images only from the page itself.
+
+    Beyond that no string may become markup or code at run time (trusted types, where a browser knows them).
+    """
     return (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
 
 
@@ -66,7 +61,16 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    env.filters.update(shown=shown, signed=signed, words=words, seconds=duration)
+    env.filters.update(
+        shown=shown,
+        signed=signed,
+        words=words,
+        seconds=duration,
+        p=p_value,
+        cell=shown_cell,
+        short=short_count,
+        place=lambda name, table: table[name],
+    )
     env.globals.update(interval=interval)
     return env
 
@@ -78,6 +82,17 @@ def words(name: str) -> str:
     'red team'
     """
     return name.replace("_", " ")
+
+
+def short_count(count: int) -> str:
+    """A large count in few characters.
+
+    >>> short_count(940), short_count(12_345), short_count(7_654_321)
+    ('940', '12.3k', '7.7M')
+    """
+    if count < 1_000:
+        return str(count)
+    return f"{count / 1e3:.1f}k" if count < 1_000_000 else f"{count / 1e6:.1f}M"
 
 
 def duration(seconds: float) -> str:

@@ -1,41 +1,50 @@
-"""What a report is computed from: evaluations read back from disk, differences with intervals, and the headline."""
+"""What a report is computed from: evaluations read back from disk, and differences with intervals."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from safer_steer.bench.comparison import Outcome, Paired
 from safer_steer.bench.evaluate import Summary, outcomes
 from safer_steer.bench.intervals import Mean, Rate
-from safer_steer.bench.metrics import Group
-from safer_steer.dialogue import Record, Rollout
+from safer_steer.bench.survival import RestrictedMean
+from safer_steer.dialogue import Record
 from safer_steer.errors import StorageError
+from safer_steer.report.heat import HeatMap
+from safer_steer.report.transcripts import Told, tell
 
 MODELS = ("base", "sft", "safer_steer")
 PROTOCOLS = ("static", "adaptive")
 LABELS = {"base": "Base", "sft": "SFT", "safer_steer": "SaFeR-Steer"}
 
+SIGNIFICANT = 0.05
 _HEAD = ("counts", "pass_rates")
 _AGAIN = "it was edited or written by another version: run the evaluation again, it resumes and writes a new summary"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One evaluation as read back: which model and protocol, its figures and its dialogues."""
+    """One evaluation as read back: which model and protocol, its figures, and its dialogues reduced to the page's."""
 
     model: str
     protocol: str
     summary: Summary
-    rollouts: tuple[Rollout, ...]
+    told: tuple[Told, ...]
+    heat: HeatMap
 
     @property
     def label(self) -> str:
         return LABELS.get(self.model, self.model)
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        return tuple(one.outcome for one in self.told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +59,12 @@ class Estimate:
 
 
 class Difference(Record):
-    """`b − a` with a 95 % interval made of the two intervals (MOVER), and whether those two overlap.
+    """`b − a` with a 95 % interval.
 
-    `significant` says that the difference's own interval excludes 0; intervals that do not overlap say more.
+    `paired` says that it is of the same dialogues on both sides (`dialogues` of them; `left_out` were not played or
+    scored by both): a paired bootstrap over dialogues, and for shares of dialogues McNemar's exact `p`. Where nothing
+    can be paired the two sides are taken as independent and the interval is made of theirs (MOVER), without a `p`.
+    `overlap` is of the two sides' own intervals.
     """
 
     value: float
@@ -60,6 +72,13 @@ class Difference(Record):
     high: float
     overlap: bool
     significant: bool
+    paired: bool = False
+    p: float | None = None
+    p_holm: float | None = None
+    dialogues: int | None = None
+    left_out: int | None = None
+    only_a: int | None = None
+    only_b: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +90,50 @@ class Metric:
     under: str
     percent: bool
     higher: bool
-    unsafe: bool
-    field: str
+    get: Callable[[Summary], Rate | Mean | RestrictedMean | None]
     floor: float
     ceiling: float
 
     def of(self, summary: Summary) -> Estimate:
-        figures: Group = summary.unsafe if self.unsafe else summary.benign
-        found: Rate | Mean = getattr(figures, self.field)
+        found = self.get(summary)
+        if found is None:
+            return Estimate(None, None, None, 0, 0)
+        if isinstance(found, RestrictedMean):
+            missing = summary.unsafe.counts.dialogues - found.dialogues
+            return Estimate(found.mean, found.low, found.high, found.dialogues, missing)
         value = found.rate if isinstance(found, Rate) else found.mean
         return Estimate(value, found.low, found.high, found.scored, found.unscored)
 
 
 METRICS = (
-    Metric("safety_pass", "Safety pass", "unsafe dialogues", True, True, True, "safety_pass", 0, 1),
-    Metric("safety", "Mean safety", "unsafe dialogues, −3…3", False, True, True, "safety", -3, 3),
-    Metric("benign_helpfulness", "Helpfulness", "benign dialogues, 0…3", False, True, False, "helpfulness", 0, 3),
-    Metric("benign_help_pass", "Helpful pass", "benign dialogues", True, True, False, "helpfulness_pass", 0, 1),
-    Metric("over_refusal", "Over-refusal", "turns of benign dialogues", True, False, False, "over_refusals", 0, 1),
-)
-SAFETY_PASS, HELPFULNESS, OVER_REFUSAL = METRICS[0], METRICS[2], METRICS[4]
+    Metric("safety_pass", "Safety pass", "unsafe dialogues", True, True, lambda s: s.unsafe.safety_pass, 0, 1),
+    Metric("safety", "Mean safety", "unsafe dialogues, −3…3", False, True, lambda s: s.unsafe.safety, -3, 3),
+    Metric(
+        "attack_success", "Attack success", "unsafe dialogues, the guard's word", True, False,
+        lambda s: None if s.unsafe.guard is None else s.unsafe.guard.attack_success, 0, 1,
+    ),
+    Metric("survival", "Turns to failure", "restricted mean, unsafe", False, True, lambda s: s.restricted_mean, 0, 10),
+    Metric(
+        "benign_helpfulness", "Helpfulness", "benign dialogues, 0…3", False, True,
+        lambda s: s.benign.helpfulness, 0, 3,
+    ),
+    Metric(
+        "benign_help_pass", "Helpful pass", "benign dialogues", True, True, lambda s: s.benign.helpfulness_pass, 0, 1,
+    ),
+    Metric(
+        "over_refusal", "Over-refusal", "turns of benign dialogues", True, False,
+        lambda s: s.benign.over_refusals, 0, 1,
+    ),
+)  # fmt: skip
+BY_KEY = {metric.key: metric for metric in METRICS}
+SAFETY_PASS, HELPFULNESS, OVER_REFUSAL = BY_KEY["safety_pass"], BY_KEY["benign_helpfulness"], BY_KEY["over_refusal"]
+
+
+def metrics_of(results: Iterable[Result]) -> list[Metric]:
+    """The columns to show: a guard's only where there was one, the rubric's only where it was asked."""
+    every = list(results)
+    shown = [m for m in METRICS if any((e := m.of(r.summary)).scored or e.unscored for r in every)]
+    return shown or [SAFETY_PASS]
 
 
 def read_result(folder: Path, model: str | None = None, protocol: str | None = None) -> Result:
@@ -111,18 +154,24 @@ def read_result(folder: Path, model: str | None = None, protocol: str | None = N
     except ValueError as error:
         raise StorageError(f"not JSON: {error}", where=path, hint=_AGAIN) from error
     of = summary.of
+    heat = HeatMap()
+    told = []
+    for rollout in outcomes(folder):
+        heat.add(rollout)
+        told.append(tell(rollout, safety_pass=of.safety_pass, help_pass=of.help_pass))
     return Result(
         of.model if model is None else model,
         of.protocol if protocol is None else protocol,
         summary,
-        tuple(outcomes(folder)),
+        tuple(told),
+        heat,
     )
 
 
 def difference(a: Estimate, b: Estimate) -> Difference | None:
     """`b − a`; its interval combines the two by the method of variance estimates recovery. `None` if either is missing.
 
-    The two are treated as independent, which is cautious here: both models answered the same scripts.
+    The two are treated as independent; where both answered the same scripts, `change` has the sharper figure.
 
     >>> d = difference(Estimate(0.2, 0.1, 0.4, 9, 0), Estimate(0.8, 0.6, 0.9, 9, 0))
     >>> (round(d.value, 3), round(d.low, 3), round(d.high, 3), d.overlap)
@@ -135,6 +184,29 @@ def difference(a: Estimate, b: Estimate) -> Difference | None:
     high = value + math.hypot(b.high - b.value, a.value - a.low)
     overlap = a.low <= b.high and b.low <= a.high
     return Difference(value=value, low=low, high=high, overlap=overlap, significant=low > 0 or high < 0)
+
+
+def change(metric: Metric, a: Result, b: Result, paired: Paired | None) -> Difference | None:
+    """`b − a` of a metric: paired where the same dialogues have it on both sides, else of two independent figures."""
+    mine, theirs = metric.of(a.summary), metric.of(b.summary)
+    apart = difference(mine, theirs)
+    if paired is None or apart is None:
+        return apart
+    exact = paired.test == "mcnemar_exact"
+    return Difference(
+        value=paired.difference,
+        low=paired.low,
+        high=paired.high,
+        overlap=apart.overlap,
+        significant=paired.p < SIGNIFICANT if exact else (paired.low > 0 or paired.high < 0),
+        paired=True,
+        p=paired.p,
+        p_holm=paired.p_holm,
+        dialogues=paired.dialogues,
+        left_out=paired.left_out,
+        only_a=paired.only_a,
+        only_b=paired.only_b,
+    )
 
 
 def shown(value: float | None, percent: bool) -> str:
@@ -173,73 +245,16 @@ def interval(low: float | None, high: float | None, percent: bool, difference: b
     return _typeset(f"{100 * low:.0f}–{100 * high:.0f} %" if percent else f"{low:.2f} to {high:.2f}")
 
 
+def p_value(p: float | None) -> str:
+    """A p value as text.
+
+    >>> p_value(0.00002), p_value(0.034), p_value(0.42), p_value(None)
+    ('< 0.001', '0.034', '0.42', '–')
+    """
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
 def _typeset(text: str) -> str:
     return text.replace("-", "−").replace(" ", "\u00a0")
-
-
-def headline(results: Sequence[Result]) -> list[str]:
-    """What the numbers say, in sentences computed from them: first against last model, protocol by protocol."""
-    sentences: list[str] = []
-    for protocol in _protocols(results):
-        chain = [result for result in results if result.protocol == protocol]
-        if len(chain) == 1:
-            sentences.append(_alone(chain[0]))
-        else:
-            sentences.append(_against(chain[0], chain[-1]))
-    cost = _benign_cost(results)
-    return [*sentences, cost] if cost else sentences
-
-
-def _protocols(results: Iterable[Result]) -> list[str]:
-    seen = list(dict.fromkeys(result.protocol for result in results))
-    return sorted(seen, key=lambda name: (PROTOCOLS.index(name) if name in PROTOCOLS else len(PROTOCOLS), name))
-
-
-def _alone(result: Result) -> str:
-    found = SAFETY_PASS.of(result.summary)
-    if found.value is None:
-        return f"{result.label}, {result.protocol}: no unsafe dialogue could be scored."
-    span = f"95\u00a0% interval {interval(found.low, found.high, True)}, {found.scored} scored"
-    share = f"{shown(found.value, True)} of the unsafe dialogues ({span})"
-    return f"{result.label} stays safe in {share} against {result.protocol} users."
-
-
-def _against(first: Result, last: Result) -> str:
-    a, b = SAFETY_PASS.of(first.summary), SAFETY_PASS.of(last.summary)
-    found = difference(a, b)
-    if found is None:
-        return (
-            f"Against {last.protocol} users {first.label} and {last.label} cannot be compared: too little was scored."
-        )
-    both = f"{shown(b.value, True)} for {last.label} and {shown(a.value, True)} for {first.label}"
-    head = f"Against {last.protocol} users the safety pass rate is {both}"
-    if not found.significant:
-        return f"{head}: not significant, the 95\u00a0% intervals overlap."
-    by = f"{signed(abs(found.value), True).lstrip('+')} {'higher' if found.value > 0 else 'lower'}"
-    if found.overlap:
-        span = interval(found.low, found.high, True, difference=True)
-        return f"{head}: {by} (95\u00a0% interval {span}), though the two models' own intervals overlap."
-    return f"{head}: {by}, and the 95\u00a0% intervals do not overlap."
-
-
-def _benign_cost(results: Sequence[Result]) -> str | None:
-    """The price in usefulness, told under the first protocol that has benign dialogues for both models."""
-    for protocol in _protocols(results):
-        chain = [result for result in results if result.protocol == protocol]
-        first, last = chain[0], chain[-1]
-        helped = difference(HELPFULNESS.of(first.summary), HELPFULNESS.of(last.summary))
-        refused = difference(OVER_REFUSAL.of(first.summary), OVER_REFUSAL.of(last.summary))
-        if first is last or helped is None or refused is None:
-            continue
-        return (
-            f"On benign dialogues ({protocol}) helpfulness, 0…3, {_changed(helped, False)} "
-            f"and over-refusal {_changed(refused, True)}."
-        )
-    return None
-
-
-def _changed(found: Difference, percent: bool) -> str:
-    by = signed(found.value, percent)
-    if by[0] not in "+−":
-        return "stayed the same"
-    return f"changed by {by}" + ("" if found.significant else " (not significant)")

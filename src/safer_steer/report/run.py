@@ -1,4 +1,4 @@
-"""The two reports: of one evaluation, and of a whole run with all its models."""
+"""The reports: of one evaluation, of a whole run with all its models, and of any evaluations beside one another."""
 
 from __future__ import annotations
 
@@ -6,48 +6,94 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from safer_steer.bench.metrics import Group
 from safer_steer.config import Recipe
-from safer_steer.errors import StageError
+from safer_steer.errors import ConfigError, StageError, StorageError
 from safer_steer.report import facts
-from safer_steer.report.charts import series_of, survival_chart, training_chart
-from safer_steer.report.page import render
-from safer_steer.report.results import (
-    METRICS,
-    MODELS,
-    PROTOCOLS,
-    Metric,
-    Result,
-    difference,
-    headline,
-    read_result,
-)
-from safer_steer.report.transcripts import dialogues, thumbnail_styles
-from safer_steer.store import ImageStore, RunFolder, write_atomic, write_json
-
-TEMPLATE = "report.html.j2"
+from safer_steer.report.comparisons import Comparisons, comparisons
+from safer_steer.report.exports import result_tables
+from safer_steer.report.headline import headline
+from safer_steer.report.results import MODELS, PROTOCOLS, Result, read_result
+from safer_steer.report.tables import write_tables
+from safer_steer.report.view import page
+from safer_steer.store import ImageStore, RunFolder, disk_errors, write_atomic, write_json
 
 
 def write_eval_report(folder: Path, images: ImageStore) -> Path:
-    """One evaluation's `report.html` from its `summary.json` and transcripts; returns its path."""
+    """One evaluation's `report.html` and `tables/` from its summary and transcripts; returns the page's path."""
     result = read_result(folder)
     title = f"{result.label}: {result.summary.of.suite}, {result.protocol}"
-    path = folder / "report.html"
-    write_atomic(path, _page([result], images, title=title, run=None))
-    return path
+    return _write(folder, [result], comparisons([result]), images, title=title, run=None)
 
 
 def write_run_report(run: RunFolder, *, recipe: Recipe) -> Path:
-    """The run's `report.html` and `summary.json` from whatever was evaluated; raises `StageError` if nothing was."""
+    """The run's `report.html`, `summary.json` and `tables/`; raises `StageError` if nothing was evaluated."""
     results = run_results(run)
     if not results:
         hint = "run `safer-steer eval` or `safer-steer demo` with the same --out first"
         raise StageError("no evaluation is finished", where=run.root / "eval", hint=hint)
-    write_json(run.root / "summary.json", run_summary(run, results, recipe))
-    path = run.root / "report.html"
-    write_atomic(path, _page(results, run.images, title=f"SaFeR-Steer: {recipe.name}", run=run))
+    compared = comparisons(results)
+    write_json(run.root / "summary.json", run_summary(run, results, compared, recipe))
+    return _write(run.root, results, compared, run.images, title=f"SaFeR-Steer: {recipe.name}", run=run)
+
+
+def write_comparison(folders: Sequence[Path], out: Path) -> Path:
+    """Evaluations of several folders in one report: `report.html`, `summary.json`, `turns.parquet`, `tables/`.
+
+    Models bear the names their evaluations gave them. Raises `ConfigError` when two folders hold the same model under
+    the same protocol, `StorageError` when one holds no evaluation.
+    """
+    results = [read_result(folder) for folder in folders]
+    seen: dict[tuple[str, str], Path] = {}
+    for folder, result in zip(folders, results, strict=True):
+        twin = seen.setdefault((result.model, result.protocol), folder)
+        if twin is not folder:
+            what = f"'{result.model}' ({result.protocol}) is also in {twin}"
+            raise ConfigError(what, where=folder, hint="leave one of the two out")
+    compared = comparisons(results)
+    write_json(out / "summary.json", _figures(results, compared))
+    _merge_turns([folder / "turns.parquet" for folder in folders], out / "turns.parquet")
+    stores = _Stores([ImageStore(folder / "images") for folder in folders])
+    return _write(out, results, compared, stores, title="Evaluations compared", run=None)
+
+
+class _Stores(ImageStore):
+    """Several image stores read as one."""
+
+    def __init__(self, stores: Sequence[ImageStore]) -> None:
+        super().__init__(stores[0].root)
+        self._stores = stores
+
+    def path(self, ref: Any) -> Path:
+        paths = [ImageStore.path(store, ref) for store in self._stores]
+        return next((path for path in paths if path.exists()), paths[0])
+
+
+def _merge_turns(paths: Sequence[Path], out: Path) -> None:
+    sink = pa.BufferOutputStream()
+    try:
+        with disk_errors(out):
+            tables = [pq.read_table(path) for path in paths]
+        pq.write_table(pa.concat_tables(tables, promote_options="default"), sink, compression="zstd")
+    except pa.ArrowException as error:
+        raise StorageError(f"cannot be put together: {error}", where=out, hint="evaluate again, it resumes") from error
+    write_atomic(out, sink.getvalue().to_pybytes())
+
+
+def _write(
+    folder: Path,
+    results: Sequence[Result],
+    compared: Comparisons,
+    images: ImageStore,
+    *,
+    title: str,
+    run: RunFolder | None,
+) -> Path:
+    write_tables(folder / "tables", result_tables(results, compared))
+    path = folder / "report.html"
+    write_atomic(path, page(results, compared, images, title=title, run=run))
     return path
 
 
@@ -61,128 +107,35 @@ def run_results(run: RunFolder) -> list[Result]:
     ]
 
 
-def run_summary(run: RunFolder, results: Sequence[Result], recipe: Recipe) -> dict[str, Any]:
+def run_summary(run: RunFolder, results: Sequence[Result], compared: Comparisons, recipe: Recipe) -> dict[str, Any]:
     """`summary.json` of a run: every number the report shows."""
     trained = facts.training(run)
+    stages = facts.costs(run, [(f"{r.model}-{r.protocol}", r.summary.seconds) for r in results])
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
-        "headline": headline(results),
-        "evaluations": {f"{r.model}-{r.protocol}": r.summary.contract() for r in results},
-        "differences": _differences(results),
-        "gaps": {
-            model: {m.key: found.model_dump() for m in METRICS if (found := difference(m.of(a), m.of(b))) is not None}
-            for model, a, b in _gap_pairs(results)
-        },
+        **_figures(results, compared),
         "grpo": None if trained is None else {"step": trained.steps, **trained.lines},
-        "stages": [{"name": c.name, "seconds": c.seconds, "peak_mb": c.peak_mb} for c in _costs(run, results)],
+        "stages": [{"name": c.name, "seconds": c.seconds, "peak_mb": c.peak_mb} for c in stages],
     }
 
 
-def _differences(results: Sequence[Result]) -> dict[str, Any]:
+def _figures(results: Sequence[Result], compared: Comparisons) -> dict[str, Any]:
+    return {
+        "headline": headline(results, compared),
+        "evaluations": {f"{r.model}-{r.protocol}": r.summary.contract() for r in results},
+        "differences": _differences(results, compared),
+        **compared.as_json(),
+    }
+
+
+def _differences(results: Sequence[Result], compared: Comparisons) -> dict[str, Any]:
     """Last model minus first, per protocol and metric."""
     found: dict[str, Any] = {}
-    for protocol in dict.fromkeys(result.protocol for result in results):
+    for protocol in compared.protocols:
         chain = [result for result in results if result.protocol == protocol]
-        if len(chain) > 1:
-            pairs = ((m.key, difference(m.of(chain[0].summary), m.of(chain[-1].summary))) for m in METRICS)
-            figures = {key: value.model_dump() for key, value in pairs if value is not None}
-            found[protocol] = {"from": chain[0].model, "to": chain[-1].model, **figures}
+        for pair in compared.models:
+            if len(chain) > 1 and pair.a is chain[0] and pair.b is chain[-1]:
+                figures = {key: figure.model_dump() for key, figure in pair.figures.items()}
+                found[protocol] = {"from": pair.a.model, "to": pair.b.model, **figures}
     return found
-
-
-def _gap_pairs(results: Sequence[Result]) -> list[tuple[str, Any, Any]]:
-    by = {(result.model, result.protocol): result.summary for result in results}
-    models = dict.fromkeys(result.model for result in results)
-    return [
-        (model, by[model, "static"], by[model, "adaptive"])
-        for model in models
-        if (model, "static") in by and (model, "adaptive") in by
-    ]
-
-
-def _costs(run: RunFolder, results: Sequence[Result]) -> list[facts.StageCost]:
-    return facts.costs(run, [(f"{r.model}-{r.protocol}", r.summary.seconds) for r in results])
-
-
-def _page(results: Sequence[Result], images: ImageStore, *, title: str, run: RunFolder | None) -> str:
-    columns = sorted({r.model for r in results}, key=lambda m: (MODELS.index(m) if m in MODELS else len(MODELS), m))
-    labels = [next(r.label for r in results if r.model == model) for model in columns]
-    views = dialogues(results, columns)
-    of = results[0].summary.of
-    trained = None if run is None else facts.training(run)
-    last = [result for result in results if result.model == columns[-1]]
-    return render(
-        TEMPLATE,
-        extra_style=thumbnail_styles((view.script for view in views), images),
-        title=title,
-        of=of,
-        measure=facts.offline_judge_measure(of.judge.judge),
-        headline=headline(results),
-        metrics=METRICS,
-        blocks=_blocks(results),
-        gaps=_gap_rows(results),
-        columns=list(zip(range(len(columns)), labels, strict=True)),
-        series={label: series_of(index, len(labels)) for index, label in enumerate(labels)},
-        survival=_survival_charts(results),
-        training=trained,
-        training_svg=_training_chart(trained),
-        heat=[(result, *facts.heat_map(result.rollouts)) for result in last],
-        last_label=labels[-1],
-        groups=[(result, _group_rows(result)) for result in last],
-        data=[] if run is None else facts.data_facts(run),
-        costs=[] if run is None else _costs(run, results),
-        unscored=_unscored(results),
-        dialogues=views,
-        protocols=list(dict.fromkeys(view.protocol for view in views)),
-        kinds=sorted({view.kind for view in views}),
-    )
-
-
-def _blocks(results: Sequence[Result]) -> list[tuple[str, list[tuple[Result, list[tuple[Metric, Any]]]]]]:
-    """The results table: per protocol the models' rows, each with every metric's estimate."""
-    return [
-        (
-            protocol,
-            [(r, [(m, m.of(r.summary)) for m in METRICS]) for r in results if r.protocol == protocol],
-        )
-        for protocol in dict.fromkeys(result.protocol for result in results)
-    ]
-
-
-def _gap_rows(results: Sequence[Result]) -> list[tuple[str, list[tuple[Metric, Any]]]]:
-    labels = {result.model: result.label for result in results}
-    return [
-        (labels[model], [(m, difference(m.of(a), m.of(b))) for m in METRICS]) for model, a, b in _gap_pairs(results)
-    ]
-
-
-def _survival_charts(results: Sequence[Result]) -> list[tuple[str, Markup]]:
-    charts = []
-    for protocol in dict.fromkeys(result.protocol for result in results):
-        curves = {r.label: r.summary.survival for r in results if r.protocol == protocol and r.summary.survival}
-        if curves:
-            charts.append((protocol, survival_chart(curves, f"Survival by turn, {protocol}")))
-    return charts
-
-
-def _training_chart(trained: facts.Training | None) -> Markup | None:
-    if trained is None or not trained.lines:
-        return None
-    return training_chart(trained.steps, trained.lines, "GRPO by step")
-
-
-def _group_rows(result: Result) -> list[tuple[str, list[tuple[str, Group]]]]:
-    summary = result.summary
-    tables = (("kind", summary.by_kind), ("category", summary.by_category), ("strategy", summary.by_strategy))
-    return [(name, list(groups.items())) for name, groups in tables if groups]
-
-
-def _unscored(results: Sequence[Result]) -> list[tuple[Result, str]]:
-    """Per evaluation, why turns are unscored and how dialogues ended."""
-    rows = []
-    for result in results:
-        reasons = [f"{name.replace('_', ' ')} {n}" for name, n in result.summary.unscored_reasons.items()]
-        endings = [f"{name.replace('_', ' ')} {n}" for name, n in result.summary.endings.items()]
-        rows.append((result, "; ".join([", ".join(endings), ", ".join(reasons) or "every turn scored"])))
-    return rows

@@ -1,130 +1,145 @@
-"""Dialogues as the page shows them: one entry per script and protocol, the models' turns beside one another."""
+"""Dialogues as the page carries them: one entry per script and protocol, compressed, unpacked only when looked at.
+
+A dialogue is read once, reduced to its figures (`Outcome`) and to a line of JSON, and let go: memory holds text, not
+records. The lines travel in gzipped chunks; the page's list needs only the index.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from PIL import Image
+import orjson
 
-from safer_steer.bench.metrics import dialogue_score, first_failure, passes
-from safer_steer.dialogue import AnswerState, ImageRef, Rollout, Script, Turn, stable_id
-from safer_steer.errors import ImageError
-from safer_steer.report.results import Result
-from safer_steer.store import ImageStore
-from safer_steer.verdict import Scored, Verdict
+from safer_steer.bench.comparison import Outcome, outcome
+from safer_steer.bench.metrics import first_failure
+from safer_steer.dialogue import AnswerState, ImageRef, Rollout, Turn, stable_id
+from safer_steer.verdict import Scored, Unscored, Verdict
 
 LONGEST_TEXT = 20_000
 """Longer texts are cut on the page, and the cut is stated; `rollouts.jsonl` has the whole."""
-THUMBNAIL = 160
-"""The longer side of an embedded image, in pixels."""
+LONGEST_NOTE = 2_000
+LONGEST_NAME = 120
+OPENING = 140
+LEVELS = "abcdefg"
+"""Safety −3 … 3 as one letter each; besides, `s` and `u` are a guard's safe and unsafe, `x` is unscored."""
+
+_INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+def visible(text: str) -> str:
+    """`text` as HTML can carry it: control characters, lone surrogates and non-characters become U+FFFD.
+
+    >>> visible("a\\x00b\\nc")
+    'a�b\\nc'
+    """
+    return _INVISIBLE.sub("\ufffd", text)
+
+
+def cut(text: str, longest: int) -> list[Any]:
+    """A text for the page and how many characters of it were left out.
+
+    >>> cut("abcdef", 4)
+    ['abcd', 2]
+    """
+    return [visible(text[:longest]), max(0, len(text) - longest)]
 
 
 @dataclass(frozen=True, slots=True)
-class TurnView:
-    """One model's turn. `level` names the colour: `m3 … 0 … 3`, or `x` for unscored."""
+class Told:
+    """One model's dialogue: its figures, what the list and the filters need, and its turns as a line of JSON."""
 
-    user: str
-    answer: str
-    cut: int
-    attack: str | None
-    scripted: str | None
-    level: str
-    score: str
-    helpfulness: int | None
-    flags: tuple[str, ...]
-    note: str
-    unscored: str | None
-    state: str | None
-    failed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    """One model's whole dialogue with this script: `None` turns are turns it did not get to."""
-
-    column: int
-    label: str
-    safety: float | None
-    helpfulness: float | None
-    passed: bool | None
+    outcome: Outcome
+    kind: str
+    category: str
+    strategy: str | None
+    suite: str | None
+    images: tuple[ImageRef, ...]
+    opening: str
+    attacks: tuple[str, ...]
+    strip: str
     first_failure: int | None
-    ending: str
-    fault: str | None
-    strip: tuple[tuple[str, str], ...]
+    broke_off: bool
+    head: bytes
+    body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Turn `index` of every model; `user` is set where all models were asked the same."""
-
-    index: int
-    user: str | None
-    turns: tuple[TurnView | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DialogueView:
-    """One script under one protocol, with everything the template shows."""
-
-    anchor: str
-    script: Script
-    protocol: str
-    images: tuple[str, ...]
-    models: tuple[ModelView | None, ...]
-    rows: tuple[Row, ...]
-
-    @property
-    def kind(self) -> str:
-        return str(self.script.kind)
-
-    @property
-    def failed(self) -> str:
-        """The columns of the models that failed, for the page's filter."""
-        return " ".join(str(m.column) for m in self.models if m is not None and m.first_failure is not None)
-
-    @property
-    def opening(self) -> str:
-        return self.script.turns[0].text
-
-
-def dialogues(results: Sequence[Result], columns: Sequence[str]) -> list[DialogueView]:
-    """Every script of every protocol, in a fixed order; `columns` names the models from left to right."""
-    found: dict[tuple[str, str], dict[str, Rollout]] = {}
-    limits = {(r.protocol, r.model): r.summary.of.safety_pass for r in results}
-    for result in results:
-        for rollout in result.rollouts:
-            found.setdefault((result.protocol, rollout.key), {})[result.model] = rollout
-    views: list[DialogueView] = []
-    labels = {result.model: result.label for result in results}
-    protocols = list(dict.fromkeys(result.protocol for result in results))
-    for protocol, key in sorted(found, key=lambda item: (protocols.index(item[0]), item[1])):
-        played = [found[protocol, key].get(model) for model in columns]
-        models = tuple(
-            None if rollout is None else _model(rollout, index, labels[model], limits[protocol, model])
-            for index, (model, rollout) in enumerate(zip(columns, played, strict=True))
-        )
-        views.append(_dialogue(protocol, key, played, models))
-    return views
-
-
-def _dialogue(
-    protocol: str, key: str, played: Sequence[Rollout | None], models: tuple[ModelView | None, ...]
-) -> DialogueView:
-    present = [rollout for rollout in played if rollout is not None]
-    script = present[0].script
-    longest = max((len(rollout.turns) for rollout in present), default=0)
-    return DialogueView(
-        anchor=anchor(key, protocol),
-        script=script,
-        protocol=protocol,
-        images=tuple(thumbnail_class(ref) for ref in script.images),
-        models=models,
-        rows=tuple(_row(index, played) for index in range(1, longest + 1)),
+def tell(rollout: Rollout, *, safety_pass: float, help_pass: float) -> Told:
+    """Reduce a dialogue to what the page shows of it."""
+    script, figures = rollout.script, outcome(rollout, safety_pass=safety_pass, help_pass=help_pass)
+    ending = str(rollout.stop).replace("_", " ")
+    fault = None if rollout.fault is None else visible(rollout.fault[:LONGEST_NOTE])
+    turns = [_turn(turn) for turn in rollout.turns]
+    failed = first_failure(rollout)
+    body = [figures.safety, figures.safety_pass, figures.helpfulness, failed, ending, fault, turns]
+    head = [_name(script.id), _name(script.seed_id), len(script.turns), script.borderline]
+    return Told(
+        outcome=figures,
+        kind=str(script.kind),
+        category=_name(script.category),
+        strategy=None if script.strategy is None else _name(script.strategy),
+        suite=None if script.suite is None else _name(script.suite),
+        images=script.images,
+        opening=visible(script.turns[0].text[:OPENING]),
+        attacks=tuple(dict.fromkeys(_name(turn.attack) for turn in rollout.turns if turn.attack is not None)),
+        strip="".join(level(turn.verdict) for turn in rollout.turns),
+        first_failure=failed,
+        broke_off=rollout.fault is not None,
+        head=orjson.dumps(head),
+        body=orjson.dumps(body),
     )
+
+
+def _name(text: str) -> str:
+    return visible(text[:LONGEST_NAME])
+
+
+def _turn(turn: Turn) -> list[Any]:
+    """A turn as the page's script reads it; the order is known to `viewer.js`."""
+    state, verdict = turn.answer.state, turn.verdict
+    answer = turn.answer.text if state is AnswerState.OK else turn.answer.raw
+    scripted = None if turn.scripted in (None, turn.user) else cut(str(turn.scripted), LONGEST_TEXT)
+    return [
+        cut(turn.user, LONGEST_TEXT),
+        None if turn.attack is None else _name(turn.attack),
+        scripted,
+        cut(answer, LONGEST_TEXT),
+        None if state is AnswerState.OK else str(state).replace("_", " "),
+        *_judged(verdict),
+        [[_judge(member), *_judged(member)] for member in verdict.members],
+    ]
+
+
+def _judge(verdict: Verdict) -> str:
+    return "judge" if verdict.stamp is None else _name(verdict.stamp.judge)
+
+
+def _judged(verdict: Verdict) -> list[Any]:
+    """Level, score, helpfulness, flags, note, and why there is no score."""
+    if isinstance(verdict, Unscored):
+        note = cut(verdict.detail, LONGEST_NOTE)
+        return ["x", "·", None, [], note, str(verdict.reason).replace("_", " ")]
+    flags = [_name(flag).replace("_", " ") for flag in verdict.flags]
+    helpfulness = verdict.scores.get("helpfulness")
+    return [level(verdict), score(verdict), helpfulness, flags, cut(verdict.rationale, LONGEST_NOTE), None]
+
+
+def level(verdict: Verdict) -> str:
+    """The letter of a turn's safety (`LEVELS`)."""
+    if not isinstance(verdict, Scored):
+        return "x"
+    if "safety" not in verdict.scores:
+        return {True: "u", False: "s", None: "x"}[verdict.failed]
+    return LEVELS[min(6, max(0, round(verdict.scores["safety"]) + 3))]
+
+
+def score(verdict: Scored) -> str:
+    """A turn's safety as text; a guard says only safe or unsafe."""
+    if "safety" not in verdict.scores:
+        return {True: "unsafe", False: "safe", None: "·"}[verdict.failed]
+    return f"{verdict.scores['safety']:g}".replace("-", "−")
 
 
 def anchor(key: str, protocol: str) -> str:
@@ -139,89 +154,41 @@ def anchor(key: str, protocol: str) -> str:
     return f"{place}-{name}" if plain else f"{place}-x{stable_id(key)}"
 
 
-def _model(rollout: Rollout, column: int, label: str, safety_pass: float) -> ModelView:
-    safety = dialogue_score(rollout, "safety")
-    return ModelView(
-        column=column,
-        label=label,
-        safety=safety,
-        helpfulness=dialogue_score(rollout, "helpfulness"),
-        passed=passes(safety, safety_pass),
-        first_failure=first_failure(rollout),
-        ending=str(rollout.stop).replace("_", " "),
-        fault=rollout.fault,
-        strip=tuple(_level(turn) for turn in rollout.turns),
-    )
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One script under one protocol: each model's dialogue, `None` where it has none."""
+
+    anchor: str
+    protocol: str
+    models: tuple[Told | None, ...]
+
+    @property
+    def any(self) -> Told:
+        return next(told for told in self.models if told is not None)
+
+    def line(self, numbers: dict[str, int]) -> bytes:
+        """The dialogue whole, on one line; `numbers` says where each image stands."""
+        images = orjson.dumps([numbers[ref.sha256] for ref in self.any.images if ref.sha256 in numbers])
+        models = b",".join(b"null" if told is None else told.body for told in self.models)
+        return b"[" + self.any.head + b"," + images + b",[" + models + b"]]"
 
 
-def _row(index: int, played: Sequence[Rollout | None]) -> Row:
-    turns = [None if r is None or len(r.turns) < index else r.turns[index - 1] for r in played]
-    asked = {(turn.user, turn.attack) for turn in turns if turn is not None}
-    user, attack = next(iter(asked)) if len(asked) == 1 else (None, None)
-    views = tuple(
-        None if turn is None or rollout is None else _turn(turn, rollout)
-        for turn, rollout in zip(turns, played, strict=True)
-    )
-    return Row(index, user if attack is None else None, views)
+def entries(told: Iterable[tuple[str, str, Iterable[Told]]], columns: Sequence[str]) -> list[Entry]:
+    """Put the models' dialogues with the same script side by side: `(model, protocol, dialogues)` in, sorted out.
 
-
-def _turn(turn: Turn, rollout: Rollout) -> TurnView:
-    verdict = turn.verdict
-    level, score = _level(turn)
-    known = isinstance(verdict, Scored)
-    state = turn.answer.state
-    return TurnView(
-        user=turn.user,
-        answer=turn.answer.text if state is AnswerState.OK else turn.answer.raw,
-        cut=max(0, len(turn.answer.raw if state is not AnswerState.OK else turn.answer.text) - LONGEST_TEXT),
-        attack=turn.attack,
-        scripted=turn.scripted if turn.scripted != turn.user else None,
-        level=level,
-        score=score,
-        helpfulness=_helpfulness(verdict),
-        flags=tuple(flag.replace("_", " ") for flag in verdict.flags) if isinstance(verdict, Scored) else (),
-        note=verdict.rationale if isinstance(verdict, Scored) else verdict.detail,
-        unscored=None if known or isinstance(verdict, Scored) else str(verdict.reason).replace("_", " "),
-        state=None if state is AnswerState.OK else str(state).replace("_", " "),
-        failed=first_failure(rollout) == turn.index,
-    )
-
-
-def _helpfulness(verdict: Verdict) -> int | None:
-    known = isinstance(verdict, Scored) and "helpfulness" in verdict.scores
-    return int(verdict.scores["helpfulness"]) if known and isinstance(verdict, Scored) else None
-
-
-def _level(turn: Turn) -> tuple[str, str]:
-    """The colour name and the text of a turn's safety; to a guard there are the two ends only."""
-    if not isinstance(turn.verdict, Scored):
-        return "x", "·"
-    if "safety" not in turn.verdict.scores:
-        return {True: ("m3", "unsafe"), False: ("3", "safe"), None: ("x", "·")}[turn.verdict.failed]
-    value = round(turn.verdict.scores["safety"])
-    return (f"m{-value}", f"−{-value}") if value < 0 else (str(value), str(value))
-
-
-def thumbnail_class(ref: ImageRef) -> str:
-    """The CSS class that shows an image: each picture stands once in the page's style sheet."""
-    return f"i-{ref.sha256[:16]}"
-
-
-def thumbnail_styles(scripts: Iterable[Script], store: ImageStore) -> str:
-    """A CSS rule per image, with the picture in it; an image the store lost becomes an empty frame."""
-    refs = {ref.sha256: ref for script in scripts for ref in script.images}
-    return "\n".join(_rule(refs[digest], store) for digest in sorted(refs))
-
-
-def _rule(ref: ImageRef, store: ImageStore) -> str:
-    try:
-        with store.open(ref) as image:
-            image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-            buffer = io.BytesIO()
-            image.save(buffer, format="WEBP", quality=82, method=4)
-            width, height = image.size
-    except ImageError:
-        return f".{thumbnail_class(ref)}{{width:80px;height:80px}}"
-    data = base64.b64encode(buffer.getvalue()).decode()
-    box = f"width:{width}px;height:{height}px"
-    return f".{thumbnail_class(ref)}{{{box};background-image:url(data:image/webp;base64,{data})}}"
+    Dialogues that share an id but not what was asked stay apart.
+    """
+    found: dict[tuple[int, str, str], dict[str, Told]] = {}
+    names: list[str] = []
+    for model, protocol, dialogues in told:
+        if protocol not in names:
+            names.append(protocol)
+        for one in dialogues:
+            found.setdefault((names.index(protocol), one.outcome.key, one.outcome.asked), {})[model] = one
+    made, used = [], set()
+    for (place, key, asked), models in sorted(found.items(), key=lambda item: item[0]):
+        name = anchor(key, names[place])
+        name = f"{name}-{asked}" if name in used else name
+        used.add(name)
+        made.append(Entry(name, names[place], tuple(models.get(column) for column in columns)))
+    return made

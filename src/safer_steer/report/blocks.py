@@ -1,0 +1,119 @@
+"""What the page carries besides its markup: the index, the transcripts in gzipped chunks, and each image once.
+
+Everything is base64 in `<script type="text/plain">` elements, which a browser neither runs nor lays out; base64 has
+no character that could end the element. The page's script unpacks a chunk when one of its dialogues is opened.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import zlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import orjson
+from PIL import Image
+
+from safer_steer.dialogue import ImageRef
+from safer_steer.errors import ImageError
+from safer_steer.report.transcripts import Entry
+from safer_steer.store import ImageStore
+
+DIALOGUES_PER_CHUNK = 32
+IMAGES_PER_BLOCK = 32
+LEVEL = 5
+"""zlib's level: beyond it the page shrinks by a few per cent and takes twice as long to write."""
+THREADS = 2
+"""Decoding images and compressing release the interpreter's lock."""
+
+SIZES = ((200, 512), (1000, 320), (10**9, 208))
+"""The longer side of an embedded image in pixels, by how many different images there are."""
+
+
+def blocks(found: Sequence[Entry], columns: Sequence[str], store: ImageStore) -> list[bytes]:
+    """The elements, ready to stand in the page: `index`, `c0 …` (dialogues), `i0 …` (images)."""
+    refs = {ref.sha256: ref for entry in found for ref in entry.any.images}
+    ordered = [refs[digest] for digest in sorted(refs)]
+    numbers = {ref.sha256: number for number, ref in enumerate(ordered)}
+    size = next(pixels for limit, pixels in SIZES if len(ordered) <= limit)
+    with ThreadPoolExecutor(THREADS) as pool:
+        pictures = list(pool.map(lambda ref: thumbnail(ref, store, size), ordered))
+        chunks = [
+            b"\n".join(entry.line(numbers) for entry in found[start : start + DIALOGUES_PER_CHUNK])
+            for start in range(0, len(found), DIALOGUES_PER_CHUNK)
+        ]
+        packed = list(pool.map(pack, [index(found, columns), *chunks]))
+    names = ["index", *(f"c{number}" for number in range(len(chunks)))]
+    images = [
+        element(f"i{number}", b"\n".join(pictures[start : start + IMAGES_PER_BLOCK]))
+        for number, start in enumerate(range(0, len(pictures), IMAGES_PER_BLOCK))
+    ]
+    return [*(element(name, body) for name, body in zip(names, packed, strict=True)), *images]
+
+
+def element(name: str, body: bytes) -> bytes:
+    return f'<script type="text/plain" id="{name}">'.encode() + body + b"</script>\n"
+
+
+def pack(data: bytes) -> bytes:
+    """gzip, then base64; the same bytes for the same data."""
+    squeezer = zlib.compressobj(LEVEL, zlib.DEFLATED, 31)
+    return base64.b64encode(squeezer.compress(data) + squeezer.flush())
+
+
+def index(found: Sequence[Entry], columns: Sequence[str]) -> bytes:
+    """What the list, the filters and the links need: names once, then a row of numbers a dialogue."""
+    tables: dict[str, list[str]] = {}
+    for name, values in {
+        "protocols": (entry.protocol for entry in found),
+        "kinds": (entry.any.kind for entry in found),
+        "categories": (entry.any.category for entry in found),
+        "strategies": (entry.any.strategy for entry in found),
+        "suites": (entry.any.suite for entry in found),
+        "attacks": (attack for entry in found for told in entry.models if told is not None for attack in told.attacks),
+    }.items():
+        tables[name] = _distinct(values)
+    places = {name: {value: number for number, value in enumerate(values)} for name, values in tables.items()}
+
+    def number(table: str, value: str | None) -> int | None:
+        return None if value is None else places[table][value]
+
+    rows = [
+        [
+            entry.anchor,
+            number("protocols", entry.protocol),
+            number("kinds", entry.any.kind),
+            number("categories", entry.any.category),
+            number("strategies", entry.any.strategy),
+            number("suites", entry.any.suite),
+            sorted({places["attacks"][a] for told in entry.models if told is not None for a in told.attacks}),
+            entry.any.opening,
+            [
+                None if told is None else [told.strip, told.first_failure, told.broke_off, told.outcome.safety_pass]
+                for told in entry.models
+            ],
+        ]
+        for entry in found
+    ]
+    sizes = {"chunk": DIALOGUES_PER_CHUNK, "images": IMAGES_PER_BLOCK}
+    return orjson.dumps({"models": list(columns), **tables, **sizes, "rows": rows})
+
+
+def _distinct(values: Iterable[str | None]) -> list[str]:
+    return sorted({value for value in values if value is not None})
+
+
+def thumbnail(ref: ImageRef, store: ImageStore, size: int) -> bytes:
+    """`width height base64` of a small WebP; an image the store lost becomes `0 0 `."""
+    try:
+        data = store.read(ref)
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft("RGB", (size, size))  # a JPEG decodes to a fraction of its size at once
+            small = image.convert("RGB")
+            small.thumbnail((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    except (ImageError, OSError, ValueError, SyntaxError):
+        return b"0 0 "
+    buffer = io.BytesIO()
+    small.save(buffer, format="WEBP", quality=76, method=1)
+    return f"{small.width} {small.height} ".encode() + base64.b64encode(buffer.getvalue())
