@@ -38,8 +38,11 @@ def to_csv(table: Table) -> str:
 
 
 def _harmless(cell: Cell) -> Cell:
-    """A text beginning like a formula gets an apostrophe before it, as spreadsheets ask for."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    """A text beginning like a formula gets an apostrophe, as spreadsheets ask for; line ends are all alike."""
+    if not isinstance(cell, str):
+        return cell
+    text = cell.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\n")) else text
 
 
 _LATEX = {
