@@ -16,7 +16,7 @@ from safer_steer.verdict import Proposal, Scored, Verdict
 from tiny_vlm import tiny_processor, tiny_student
 
 LORA = {"rank": 4, "alpha": 8}
-CLOCKS = {"seconds", "rollout_seconds", "update_seconds", "tokens_per_second", "drift"}
+CLOCKS = {"seconds", "rollout_seconds", "update_seconds", "tokens_per_second", "drift", "tutor_seconds"}
 """Fields of the metrics that tell of the machine, not of what was learned (decoding batches are composed by timing,
 and `drift` is the rounding that comes of it)."""
 

@@ -224,6 +224,20 @@ class OldPolicy(StrEnum):
     ROLLOUT = "rollout"
 
 
+class Start(StrEnum):
+    """What Stage III begins with: the bootstrapped student, or the base model (the ablation without bootstrapping)."""
+
+    SFT = "sft"
+    BASE = "base"
+
+
+class TokenPrice(_Section):
+    """What the tutor's provider asks for a million tokens, in any currency."""
+
+    prompt: Annotated[float, Field(ge=0)]
+    completion: Annotated[float, Field(ge=0)]
+
+
 class GrpoConfig(_Training):
     """Stage III. The paper: lr 1e-5, K = 5, β = 0.1, 1 epoch, length 10240, advantage without the std."""
 
@@ -258,6 +272,13 @@ class GrpoConfig(_Training):
     """How often a group with an unscored turn is played again before it is dropped and counted."""
     benign_share: Share = 0.25
     """The share of benign scripts among those played."""
+    start: Start = Start.SFT
+    probe_every: Positive | None = None
+    """Every so many steps the evaluation judge reads the student's answers on held-out scripts (`null`: never). It is
+    not the judge that rewards: what it sees fall while the reward rises was bought with the reward."""
+    probe_scripts: Annotated[int, Field(ge=2)] = 16
+    """How many scripts are held out of training for it, the benign ones among them at `benign_share`."""
+    tutor_price: TokenPrice | None = None
     transcripts_per_step: Positive = 8
     """How many dialogues of a step are written down to be read."""
     checkpoint_every: Positive = 5
@@ -334,6 +355,8 @@ class Recipe(_Section):
     answer_format: AnswerFormat = AnswerFormat.PLAIN
     system_prompt: str | None = None
     open_dialogues: Positive = 32
+    single_turn: bool = False
+    """The ablation "single-turn data": Stages II and III see every seed's question alone, in one turn."""
     budget: BudgetConfig = BudgetConfig()
     seats: Seats = Seats()
     construction: ConstructConfig = ConstructConfig()

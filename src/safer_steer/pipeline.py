@@ -14,7 +14,7 @@ from safer_steer.actors.specs import Seating, SpecKind, parse_spec
 from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, unscored_share
 from safer_steer.bench.suites import read_suite, suite_print
 from safer_steer.bootstrap import bootstrap
-from safer_steer.config import Recipe
+from safer_steer.config import Recipe, Start
 from safer_steer.construct.stage import construct, scripts_of
 from safer_steer.dialogue import Script
 from safer_steer.errors import ConfigError, StageError
@@ -23,7 +23,9 @@ from safer_steer.progress import Reporter
 from safer_steer.prompts import read_prompt
 from safer_steer.seats import ScriptUser, UserActor
 from safer_steer.seeds import Loaded, load_seeds
+from safer_steer.single_turn import single_turns
 from safer_steer.store import RunFolder, fingerprint, read_records
+from safer_steer.weights import weights_print
 
 STAGES = ("construct", "bootstrap", "sft", "grpo", "eval", "report")
 MODELS = ("base", "sft", "safer_steer")
@@ -111,7 +113,7 @@ class Pipeline:
             return await bootstrap(
                 self.recipe,
                 self.run,
-                scripts=scripts_of(self.run),
+                scripts=single_turns(scripts_of(self.run)) if self.recipe.single_turn else scripts_of(self.run),
                 red=seats.red(),
                 blue=seats.blue(),
                 reward_judge=seats.reward_judge(),
@@ -131,21 +133,26 @@ class Pipeline:
         return await self._staged("sft", work)
 
     async def grpo(self) -> dict[str, Any]:
-        """Stage III: GRPO against the tutor, from the fine-tuned student."""
-        self._after("sft")
+        """Stage III: GRPO against the tutor, from the fine-tuned student (or the base one: the ablation)."""
+        self._after("sft" if self.recipe.grpo.start is Start.SFT else "bootstrap")
         from safer_steer.train.grpo import grpo
 
         async def work(seats: Seating) -> dict[str, Any]:
             return await grpo(
                 self.recipe,
                 self.run,
-                model_path=self.model_folder("sft"),
+                model_path=self.grpo_start(),
                 scripts=tuple(read_records(self.run.root / "bootstrap" / "rl.jsonl", Script)),
                 tutor=seats.tutor(),
                 report=self.report,
+                judge=seats.judge() if self.recipe.grpo.probe_every is not None else None,
             )
 
         return await self._staged("grpo", work)
+
+    def grpo_start(self) -> Path:
+        """The model that Stage III begins with."""
+        return self.model_folder("sft") if self.recipe.grpo.start is Start.SFT else self._student_folder()
 
     def model_folder(self, stage: str) -> Path:
         """Where `sft` or `grpo` left its model."""
@@ -237,12 +244,11 @@ _NOT_BINDING = {"max_unscored_share", "safety_pass", "help_pass", "open_dialogue
 
 
 def _weights(spec: str) -> object:
-    """The model `spec` as it is now: a name, or the weight files of a folder."""
+    """The model `spec` as it is now: a name, or what stands in the weight files of a folder."""
     parsed = parse_spec(spec)
     if parsed.kind is not SpecKind.LOCAL or parsed.model is None:
         return spec
-    files = sorted(Path(parsed.model).glob("*.safetensors"))
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return weights_print(Path(parsed.model))
 
 
 def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:

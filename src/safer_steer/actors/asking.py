@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from safer_steer.actors.chat import ChatModel, Completion, Message, Role, Sampling
+from safer_steer.actors.chat import ChatModel, Completion, Message, Role, Sampling, spent
 from safer_steer.actors.verdict_parsing import parse_reply
 from safer_steer.dialogue import FinishReason
 from safer_steer.errors import BadVerdict
@@ -31,12 +31,14 @@ async def ask(
     better, and whatever the model raises.
     """
     completion = await model.complete(messages, sampling, schema)
+    spent(completion.usage)
     try:
         return _read(completion, schema, check)
     except BadVerdict as problem:
         again = [*messages, *_complaint(completion.text, problem)]
     seed = None if sampling.seed is None else sampling.seed + 1
     completion = await model.complete(again, sampling.model_copy(update={"seed": seed}), schema)
+    spent(completion.usage)
     return _read(completion, schema, check)
 
 

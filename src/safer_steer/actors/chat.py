@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import StrEnum
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -42,6 +44,27 @@ class Completion(Record):
     finish: FinishReason
     usage: Usage = Usage()
     trace: TokenTrace | None = None
+
+
+_SPENT: ContextVar[list[Usage] | None] = ContextVar("spent", default=None)
+
+
+@contextmanager
+def metering() -> Iterator[list[Usage]]:
+    """What is `spent` within, by this task and those it starts, is added to the list."""
+    bill: list[Usage] = []
+    token = _SPENT.set(bill)
+    try:
+        yield bill
+    finally:
+        _SPENT.reset(token)
+
+
+def spent(usage: Usage) -> None:
+    """Put a call on the bill of whoever is `metering`."""
+    bill = _SPENT.get()
+    if bill is not None:
+        bill.append(usage)
 
 
 @runtime_checkable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,14 +59,3 @@ def journal_until(
         kept = [entry for entry in journal if step_of(entry) <= step]
     write_records(path, kept)
     return Journal(path, record, name)
-
-
-def weights_print(folder: Path) -> str:
-    """A fingerprint of a model folder's weights and configuration; reads every byte (1–2 GB a second)."""
-    digest = hashlib.sha256()
-    with disk_errors(folder):
-        for path in sorted(folder.iterdir()):
-            if path.suffix in (".safetensors", ".bin") or path.name == "config.json":
-                with path.open("rb") as file:
-                    digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]

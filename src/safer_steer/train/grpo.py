@@ -21,13 +21,15 @@ from safer_steer.errors import StageError
 from safer_steer.progress import Reporter
 from safer_steer.seats import Cast, Judge, ScriptUser
 from safer_steer.store import Journal, RunFolder, fingerprint
-from safer_steer.train.checkpoint import Checkpoint, journal_until, weights_print
+from safer_steer.train.checkpoint import Checkpoint, journal_until
 from safer_steer.train.export import save_merged
-from safer_steer.train.metrics import GrpoStep, describe, warnings, without_traces
+from safer_steer.train.metrics import GrpoStep, describe, table_head, table_row, warnings, without_traces
 from safer_steer.train.playing import Played, play_step
 from safer_steer.train.policy import Policy
 from safer_steer.train.schedule import scripts_of_step, shortened
 from safer_steer.train.update import Updater
+from safer_steer.train.watching import MeteredJudge, hold_out, probe
+from safer_steer.weights import weights_print
 
 STAGE = "grpo"
 
@@ -47,9 +49,10 @@ def run_grpo(
     scripts: Iterable[Script],
     tutor: Judge,
     report: Reporter,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """`grpo` in an event loop of its own: for callers that are not in one."""
-    return asyncio.run(grpo(recipe, run, model_path, scripts=scripts, tutor=tutor, report=report))
+    return asyncio.run(grpo(recipe, run, model_path, scripts=scripts, tutor=tutor, report=report, judge=judge))
 
 
 async def grpo(
@@ -60,10 +63,12 @@ async def grpo(
     scripts: Iterable[Script],
     tutor: Judge,
     report: Reporter,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Train the model in `model_path` on `scripts` against `tutor`; the result is `grpo/model`. Resumes.
 
-    Returns the counts, at once if the stage is done. Raises `StageError` when there is nothing to play or no step
+    `judge` reads the student's answers to held-out scripts every `grpo.probe_every` steps. Returns the counts, at
+    once if the stage is done. Raises `StageError` when there is nothing to play or no step
     has a group to learn from, `StorageError`, `WeightsError`.
     """
     pool = [shortened(script, recipe.grpo.max_turns) for script in scripts]
@@ -75,7 +80,10 @@ async def grpo(
     if done is not None:
         return done
     policy = Policy.load(model_path, recipe.grpo, seed=recipe.seed)
-    trainer = Trainer(recipe, run, policy, tutor, pool, report)
+    probed = recipe.grpo.probe_every is not None and judge is not None
+    share, count = recipe.grpo.benign_share, recipe.grpo.probe_scripts
+    pool, held = hold_out(pool, count, share, recipe.seed) if probed else (pool, [])
+    trainer = Trainer(recipe, run, policy, tutor, pool, report, held=held, judge=judge)
     try:
         steps = await trainer.run()
     finally:
@@ -91,7 +99,7 @@ async def grpo(
 
 def _settings(recipe: Recipe) -> tuple[object, ...]:
     """What the result depends on: not how often it is written down."""
-    dumped = recipe.grpo.model_dump(mode="json", exclude={"checkpoint_every", "transcripts_per_step"})
+    dumped = recipe.grpo.model_dump(mode="json", exclude={"checkpoint_every", "transcripts_per_step", "tutor_price"})
     return recipe.seed, recipe.answer_format, recipe.system_prompt, dumped
 
 
@@ -106,21 +114,27 @@ class Trainer:
         tutor: Judge,
         scripts: Sequence[Script],
         report: Reporter,
+        *,
+        held: Sequence[Script] = (),
+        judge: Judge | None = None,
     ) -> None:
         config = recipe.grpo
         self._recipe, self._config = recipe, config
         self._scripts, self._report, self._policy = scripts, report, policy
-        self._folder = run.stage(STAGE)
+        self._folder, self._held, self._judge = run.stage(STAGE), held, judge
         self.student = LocalModel(
             policy.model, policy.processor, name="student", images=run.images,
             max_batch=recipe.open_dialogues, seed=recipe.seed, pack=config.dtype is Dtype.FLOAT32,
         )  # fmt: skip
-        sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
-        assistant = ChatAssistant(
-            self.student, sampling,
-            answer_format=recipe.answer_format, system=recipe.system_prompt, seed=recipe.seed,
+        assistant, self._quiet = (
+            ChatAssistant(
+                self.student, Sampling(temperature=temperature, max_tokens=config.max_tokens),
+                answer_format=recipe.answer_format, system=recipe.system_prompt, seed=recipe.seed,
+            )
+            for temperature in (config.temperature, 0.0)
         )  # fmt: skip
-        self._cast = Cast(FollowUp() if config.feedback else ScriptUser(), assistant, tutor)
+        self._tutor = MeteredJudge(tutor, config.tutor_price)
+        self._cast = Cast(FollowUp() if config.feedback else ScriptUser(), assistant, self._tutor)
         self._optimizer = torch.optim.AdamW(
             policy.trainable.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -136,6 +150,7 @@ class Trainer:
         )
         steps, warned = list(metrics), set[str]()
         with metrics, transcripts, self._report.stage(STAGE, self._config.steps - start):
+            self._report.note(table_head())
             for step in range(start + 1, self._config.steps + 1):
                 line = await self._step(step, transcripts)
                 metrics.append(line)
@@ -146,6 +161,7 @@ class Trainer:
                     if warning not in warned:
                         self._report.note(f"grpo step {step}: {warning}")
                         warned.add(warning)
+                self._report.note(table_row(line))
                 self._report.advance(**_facts(line))
         return steps
 
@@ -159,13 +175,31 @@ class Trainer:
         learned = self._learn(played)
         seconds = middle - began
         values = describe(step, played, config)
+        bill = self._tutor.bill()
         return GrpoStep(
             **values,
             **learned,
+            **await self._probe(step),
+            tutor_seconds=bill.seconds,
+            tutor_prompt_tokens=bill.prompt_tokens,
+            tutor_completion_tokens=bill.completion_tokens,
+            tutor_cost=bill.cost,
             rollout_seconds=round(seconds, 3),
             update_seconds=round(time.monotonic() - middle, 3),
             tokens_per_second=round(values["answer_tokens"] * values["turns"] / seconds, 1),
         )
+
+    async def _probe(self, step: int) -> dict[str, Any]:
+        """What the evaluation judge says of the student as it is now, on the steps that ask."""
+        every = self._config.probe_every
+        if self._judge is None or every is None or not self._held or (step % every and step != 1):
+            return {}
+        seen = await probe(self._held, self._quiet, self._judge, self._recipe.open_dialogues)
+        return {
+            "held_out_safety": seen.safety,
+            "held_out_helpfulness": seen.helpfulness,
+            "held_out_unscored": seen.unscored,
+        }
 
     def _learn(self, played: Played) -> dict[str, Any]:
         """Update on the groups, if there are any; what the step's metrics say of it."""
@@ -205,6 +239,9 @@ def summary(steps: Sequence[GrpoStep]) -> dict[str, Any]:
         "format_failures": sum(step.format_failures for step in steps),
         "groups": sum(step.groups for step in steps),
         "dropped": dropped,
+        "tutor_prompt_tokens": sum(step.tutor_prompt_tokens for step in steps),
+        "tutor_completion_tokens": sum(step.tutor_completion_tokens for step in steps),
+        "tutor_cost": sum(costs) if (costs := [s.tutor_cost for s in steps if s.tutor_cost is not None]) else None,
         "replays": sum(step.replays for step in steps),
         "reward_first_quarter": fmean(rewards[:ends]) if rewards else None,
         "reward_last_quarter": fmean(rewards[-ends:]) if rewards else None,

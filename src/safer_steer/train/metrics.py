@@ -26,13 +26,21 @@ WINDOW = 4
 """How many steps at the beginning and at the end are compared by `warnings`."""
 
 
+HELD_OUT = {
+    "held_out_safety": "the safety that the evaluation judge sees on held-out scripts",
+    "held_out_helpfulness": "the helpfulness that the evaluation judge sees on held-out benign scripts",
+}
+
+
 class GrpoStep(Record):
     """One line of `metrics.jsonl`. Means are over what was scored, and `None` where nothing was.
 
     `reward` is the mean turn reward, `return_mean` the mean over dialogues of `R` (at their first turn); the
     `*_by_turn` lists run from turn 1. `benign_*` are over benign dialogues: `over_refusal` is the share of their
     turns that decline and are graded for it. `dropped` counts groups by reason. `drift` is the mean |log π − log π|
-    between rollout and training at the first update: numerical disagreement, not learning.
+    between rollout and training at the first update: numerical disagreement, not learning. `declined` is the share
+    of all answers that decline, by their words. `tutor_*`: mean seconds a verdict, tokens, and price of the step.
+    `held_out_*` are the evaluation judge's means on scripts kept out of training, on the steps that probe.
     """
 
     step: int
@@ -66,6 +74,14 @@ class GrpoStep(Record):
     rollout_seconds: float = 0.0
     update_seconds: float = 0.0
     tokens_per_second: float = 0.0
+    declined: float = 0.0
+    tutor_seconds: float | None = None
+    tutor_prompt_tokens: int = 0
+    tutor_completion_tokens: int = 0
+    tutor_cost: float | None = None
+    held_out_safety: float | None = None
+    held_out_helpfulness: float | None = None
+    held_out_unscored: int = 0
 
 
 def describe(step: int, played: Played, config: GrpoConfig) -> dict[str, Any]:
@@ -103,6 +119,7 @@ def describe(step: int, played: Played, config: GrpoConfig) -> dict[str, Any]:
         "truncated": _mean(float(turn.answer.finish is FinishReason.LENGTH) for turn in turns) or 0.0,
         "repetitive": _mean(float(repeats(text)) for text in texts) or 0.0,
         "distinct": len(set(texts)) / len(texts) if texts else 0.0,
+        "declined": _mean(float(declines(text)) for text in texts) or 0.0,
     }
 
 
@@ -130,6 +147,13 @@ def warnings(steps: Sequence[GrpoStep]) -> list[str]:
     found = []
     if change("reward") > 0.03 and change("benign_usefulness") < -1.0:
         found.append(f"the reward rises while benign usefulness falls by {-change('benign_usefulness'):.1f}")
+    for name, said in HELD_OUT.items():
+        probed = [value for step in steps if (value := getattr(step, name)) is not None]
+        half = len(probed) // 2
+        if half and change("reward") > 0.03 and fmean(probed[-half:]) < fmean(probed[:half]) - 0.3:
+            found.append(f"the reward rises while {said} falls by {fmean(probed[:half]) - fmean(probed[-half:]):.1f}")
+    if (_mean(step.declined for step in last) or 0.0) > 0.9:
+        found.append("nearly every answer declines, whatever was asked")
     if (_mean(step.over_refusal for step in last) or 0.0) > 0.5:
         found.append("more than half of the benign turns are refused")
     if (_mean(step.repetitive for step in last) or 0.0) > 0.3:
@@ -176,6 +200,25 @@ def _by_turn(rows: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]
         for index, value in enumerate(row):
             columns[index].append(value)
     return tuple(_mean(columns[index]) for index in range(len(columns)))
+
+
+COLUMNS = (
+    ("step", "step", "{:4d}"), ("reward", "reward", "{:.3f}"), ("safety", "unsafe_safety", "{:.2f}"),
+    ("benign use", "benign_usefulness", "{:.2f}"), ("over-ref", "over_refusal", "{:.0%}"), ("KL", "kl", "{:.4f}"),
+    ("length", "answer_tokens", "{:.0f}"), ("cut", "truncated", "{:.0%}"), ("unscored", "unscored", "{:d}"),
+    ("groups", "groups", "{:d}"), ("tutor s", "tutor_seconds", "{:.2f}"), ("held-out", "held_out_safety", "{:.2f}"),
+)  # fmt: skip
+
+
+def table_head() -> str:
+    """The heading of the live table, one column for each of `COLUMNS`."""
+    return "  ".join(f"{title:>8}" for title, _, _ in COLUMNS)
+
+
+def table_row(line: GrpoStep) -> str:
+    """A step as a row of the live table; what is not known is a dash."""
+    values = [(getattr(line, name), form, max(8, len(title))) for title, name, form in COLUMNS]
+    return "  ".join(f"{'–' if value is None else form.format(value):>{width}}" for value, form, width in values)
 
 
 def without_traces(rollout: Rollout) -> Rollout:

@@ -20,10 +20,11 @@ from safer_steer.errors import StageError
 from safer_steer.progress import Reporter
 from safer_steer.store import RunFolder, fingerprint, read_records
 from safer_steer.train.batch import answer_tokens, micro_batches, tokens_of
-from safer_steer.train.checkpoint import Checkpoint, journal_until, weights_print
+from safer_steer.train.checkpoint import Checkpoint, journal_until
 from safer_steer.train.export import save_merged
 from safer_steer.train.loss import token_logprobs
 from safer_steer.train.policy import Policy, descend
+from safer_steer.weights import weights_print
 
 STAGE = "sft"
 MAX_GRAD_NORM = 1.0

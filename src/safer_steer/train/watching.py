@@ -1,0 +1,113 @@
+"""Watching a long run: what the tutor takes and costs, and what an independent judge says of held-out dialogues."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from statistics import fmean
+
+from safer_steer.actors.chat import metering
+from safer_steer.config import TokenPrice
+from safer_steer.converse import converse
+from safer_steer.dialogue import History, Record, Rollout, Script, Usage, stable_id
+from safer_steer.runner import Job, bounded
+from safer_steer.seats import Assistant, Cast, Judge, ScriptUser
+from safer_steer.verdict import Scored, Verdict
+
+
+class Bill(Record):
+    """What a step's tutor calls took: mean seconds a verdict (waiting for the server included), tokens where the
+    server told them, and their price where the recipe names one."""
+
+    verdicts: int
+    seconds: float | None
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+
+
+class MeteredJudge:
+    """A judge that keeps count of its time and tokens until somebody asks for the `bill`."""
+
+    def __init__(self, judge: Judge, price: TokenPrice | None = None) -> None:
+        self.stamp = judge.stamp
+        self._judge, self._price = judge, price
+        self._seconds: list[float] = []
+        self._usage: list[Usage] = []
+
+    async def assess(self, history: History, answer: str) -> Verdict:
+        began = time.monotonic()
+        with metering() as used:
+            try:
+                return await self._judge.assess(history, answer)
+            finally:
+                self._seconds.append(time.monotonic() - began)
+                self._usage += used
+
+    def bill(self) -> Bill:
+        """What was spent since the last bill."""
+        prompt, completion = (
+            sum(tokens for tokens in (getattr(usage, name) for usage in self._usage) if tokens is not None)
+            for name in ("prompt_tokens", "completion_tokens")
+        )
+        cost = None if self._price is None else (
+            prompt * self._price.prompt + completion * self._price.completion
+        ) / 1e6  # fmt: skip
+        seconds = fmean(self._seconds) if self._seconds else None
+        bill = Bill(
+            verdicts=len(self._seconds), seconds=seconds, prompt_tokens=prompt, completion_tokens=completion, cost=cost
+        )
+        self._seconds, self._usage = [], []
+        return bill
+
+
+class Probe(Record):
+    """What the evaluation judge says of the student on held-out scripts: means over scored turns, `None` for none."""
+
+    safety: float | None
+    helpfulness: float | None
+    scored: int
+    unscored: int
+
+
+def hold_out(
+    scripts: Sequence[Script], count: int, benign_share: float, seed: int
+) -> tuple[list[Script], list[Script]]:
+    """(the rest, `count` scripts for the probe): whole seeds leave training, so that no question is in both.
+
+    At most half of either kind is held out; which, follows from `seed`.
+    """
+    order = sorted(scripts, key=lambda script: stable_id("probe", seed, script.seed_id, script.id))
+    wanted = {False: round(count * benign_share), True: count - round(count * benign_share)}
+    held: list[Script] = []
+    for unsafe, number in wanted.items():
+        kind = [script for script in order if script.is_unsafe is unsafe]
+        held += kind[: min(number, len(kind) // 2)]
+    seeds = {script.seed_id for script in held}
+    return [script for script in scripts if script.seed_id not in seeds], held
+
+
+async def probe(scripts: Sequence[Script], assistant: Assistant, judge: Judge, open_dialogues: int) -> Probe:
+    """Play the held-out scripts as written and have every turn judged: safety where the goal is unsafe,
+    helpfulness where it is not."""
+    cast = Cast(ScriptUser(), assistant, judge)
+
+    async def one(job: Job) -> Rollout:
+        return await converse(job.script, cast, sample=job.sample)
+
+    found = [rollout async for _, rollout in bounded([Job(script) for script in scripts], one, open_dialogues)]
+    safety, helpfulness, unscored = [], [], 0
+    for rollout in found:
+        for turn in rollout.turns:
+            if not isinstance(turn.verdict, Scored):
+                unscored += 1
+            elif rollout.script.is_unsafe:
+                safety.append(turn.verdict.scores["safety"])
+            else:
+                helpfulness.append(turn.verdict.scores["helpfulness"])
+    return Probe(
+        safety=fmean(safety) if safety else None,
+        helpfulness=fmean(helpfulness) if helpfulness else None,
+        scored=len(safety) + len(helpfulness),
+        unscored=unscored,
+    )
