@@ -309,6 +309,26 @@ def report_(recipe: RecipeOption = None, out: OutOption = Path("runs/demo"), set
         Pipeline(_recipe(recipe, set_), run, reporter()).write_report()
 
 
+@app.command("inspect-log")
+def inspect_log(
+    out: OutOption,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="The file to write, .eval or .json; default: DIR.eval.")
+    ] = None,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Put the images into the log.")] = True,
+) -> None:
+    """Write an evaluation as an Inspect log, for `inspect view`. Needs the extra `safer-steer[inspect]`."""
+    if not (out / "rollouts.jsonl").exists():
+        raise ConfigError("holds no evaluation", where=out, hint="give the --out of `safer-steer eval --model …`")
+    from safer_steer.inspecting.log import export_log
+
+    target = out.with_name(f"{out.name}.eval") if log is None else log
+    if target.suffix not in (".eval", ".json"):
+        raise ConfigError("a log ends in .eval or .json", where=target, hint="choose another --log")
+    count = export_log(out, target, RunFolder(out).images if images else None)
+    typer.echo(json.dumps({"dialogues": count, "log": str(target)}, indent=2))
+
+
 @app.command("suites")
 def suites_() -> None:
     """List the suites and the seed loaders, with what each needs on disk."""

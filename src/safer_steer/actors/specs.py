@@ -4,6 +4,7 @@ embedded               the small student that arrives with pip
 scripted               the offline cast
 local:PATH             a transformers model in a folder
 openai:MODEL@BASE_URL  a model behind any OpenAI-compatible server
+inspect:PROVIDER/MODEL any model that Inspect knows (the extra `safer-steer[inspect]`)
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from safer_steer.errors import ConfigError
 from safer_steer.seats import Assistant, Judge, UserActor
 from safer_steer.store import ImageStore
 
-_KNOWN = "embedded, scripted, local:PATH or openai:MODEL@BASE_URL"
+_KNOWN = "embedded, scripted, local:PATH, openai:MODEL@BASE_URL or inspect:PROVIDER/MODEL"
 _OFFLINE = "safer_steer.actors.offline"
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -44,6 +45,10 @@ class SpecKind(StrEnum):
     SCRIPTED = "scripted"
     LOCAL = "local"
     OPENAI = "openai"
+    INSPECT = "inspect"
+
+
+_WITH_A_NAME = (SpecKind.LOCAL, SpecKind.OPENAI, SpecKind.INSPECT)
 
 
 class Spec(Record):
@@ -67,12 +72,17 @@ def parse_spec(text: str) -> Spec:
     if text in (SpecKind.EMBEDDED, SpecKind.SCRIPTED):
         return Spec(kind=SpecKind(text))
     kind, _, rest = text.partition(":")
-    if _UNPRINTABLE.search(text) or rest != rest.strip() or kind not in (SpecKind.LOCAL, SpecKind.OPENAI):
+    if _UNPRINTABLE.search(text) or rest != rest.strip() or kind not in _WITH_A_NAME:
         raise ConfigError(f"{text!r} names no model", where="SPEC", hint=f"write {_KNOWN}")
     if kind == SpecKind.LOCAL:
         if not rest:
             raise ConfigError("'local:' names no folder", where="SPEC", hint="write local:PATH")
         return Spec(kind=SpecKind.LOCAL, model=rest)
+    if kind == SpecKind.INSPECT:
+        provider, slash, name = rest.partition("/")
+        if not (provider and slash and name):
+            raise ConfigError("'inspect:' needs a provider and a model", where="SPEC", hint="inspect:PROVIDER/MODEL")
+        return Spec(kind=SpecKind.INSPECT, model=rest)
     model, at, address = rest.rpartition("@")
     if not at or not model.strip():
         hint = "write openai:MODEL@BASE_URL, such as openai:my-model@http://127.0.0.1:8000/v1"
@@ -160,6 +170,11 @@ class Seating:
 
         return max((2 * self._recipe.limits(address).concurrency for address in addresses(text)), default=None)
 
+    async def hang_up(self) -> None:
+        """Close the connections to all servers; a later call opens new ones."""
+        for endpoint in self._endpoints.values():
+            await endpoint.aclose()
+
     async def check(self) -> None:
         """See that every server opened so far answers and takes the key; raises `EndpointError`."""
         for endpoint in self._endpoints.values():
@@ -173,7 +188,7 @@ class Seating:
         spec = parse_spec(text)
         if spec not in self._models:
             self._models[spec] = self._build(spec)
-        if spec.kind is not SpecKind.OPENAI:
+        if spec.kind not in (SpecKind.OPENAI, SpecKind.INSPECT):
             return self._models[spec]
         if (spec, role) not in self._seated:
             self._seated[spec, role] = RememberingModel(self._models[spec], str(spec), role, self.memory)
@@ -264,6 +279,9 @@ class Seating:
         match spec.kind, spec.model, spec.base_url:
             case SpecKind.OPENAI, str(name), str(address):
                 return MeteredModel(EndpointModel(self.endpoint(address), name, self._fragments), str(spec))
+            case SpecKind.INSPECT, str(name), _:
+                inspect = import_module("safer_steer.actors.inspect_model")  # imported only here: an extra
+                return MeteredModel(inspect.InspectModel(name, self._images.read), str(spec))
             case SpecKind.LOCAL, str(folder), _:
                 return self._load(Path(folder), str(spec))
             case SpecKind.EMBEDDED, _, _:
