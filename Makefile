@@ -7,7 +7,7 @@ OUT ?= runs/$(PRESET)
 SET ?=
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint setup clean
+.PHONY: demo test test-all test-exports lint setup clean
 
 $(READY): pyproject.toml constraints.txt requirements-weights.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,5 +33,18 @@ test: lint
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests src
 
+# What `safer-steer data export` writes, read by its owners' code. LLaMA-Factory needs older libraries than the rest.
+LLAMAFACTORY := .venv-llamafactory
+
+$(LLAMAFACTORY)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(LLAMAFACTORY)
+	$(LLAMAFACTORY)/bin/pip install --quiet --upgrade pip
+	$(LLAMAFACTORY)/bin/pip install --quiet --editable . pytest llamafactory
+	touch $@
+
+test-exports: setup $(LLAMAFACTORY)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -rs tests/loaders/test_hugging_face.py
+	OMP_NUM_THREADS=1 DISABLE_VERSION_CHECK=1 $(LLAMAFACTORY)/bin/python -m pytest -m slow -rs tests/loaders/test_llamafactory.py
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LLAMAFACTORY) .mypy_cache .ruff_cache .hypothesis

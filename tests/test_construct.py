@@ -199,7 +199,7 @@ def test_nothing_to_train_on_is_an_error_that_says_why(tmp_path: Path) -> None:
 def test_an_attacker_is_not_tried_on_itself(tmp_path: Path) -> None:
     model = "openai:m@http://127.0.0.1:1/v1"
     with pytest.raises(ConfigError, match="generator and target are both"):
-        construct(tmp_path, recipe(seats={"generator": model, "target": model}))
+        construct(tmp_path, recipe(seats={"generator": model, "target": model + "/"}))
     with pytest.raises(ConfigError, match="near_duplicate_jaccard"):
         construct(tmp_path, recipe(construction={"near_duplicate_jaccard": 0}))
     assert not (tmp_path / "construct").exists()

@@ -81,7 +81,7 @@ def _run_stage(name: str, settings: Recipe, out: Path, dry_run: bool, resume: bo
 
     check_seats(settings)
     if dry_run:
-        typer.echo(forecast.text(settings, None if name == "demo" else name))
+        typer.echo(forecast.text(settings, None if name == "demo" else name, RunFolder(out)))
         return
     pipeline = Pipeline(settings, _folder(out, resume), reporter())
     steps = {

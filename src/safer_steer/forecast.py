@@ -7,23 +7,27 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from safer_steer import bootstrap
 from safer_steer.actors.judging import judges
 from safer_steer.bench.suites import read_suite
 from safer_steer.config import Recipe
 from safer_steer.construct import stage
 from safer_steer.dialogue import Seed
 from safer_steer.seeds import load_seeds
-from safer_steer.store import ImageStore
+from safer_steer.store import ImageStore, RunFolder
 
 MODELS_EVALUATED = 3
 PROTOCOLS = 2
 
 
-def text(recipe: Recipe, only: str | None = None) -> str:
-    """The forecast of one stage, or of the whole run, as text. Reads inputs, checks them, asks nobody."""
+def text(recipe: Recipe, only: str | None = None, run: RunFolder | None = None) -> str:
+    """The forecast of one stage, or of the whole run, as text. Reads inputs, checks them, asks nobody.
+
+    `run` is where it will be: what Stage II plays is known exactly once Stage I has finished there.
+    """
     sections = {
         "construct": _construct,
-        "bootstrap": _bootstrap,
+        "bootstrap": lambda recipe: _bootstrap(recipe, run),
         "sft": _sft,
         "grpo": _grpo,
         "eval": _evaluations,
@@ -48,8 +52,10 @@ def _construct(recipe: Recipe) -> dict[str, Any]:
     return stage.forecast(recipe, _seeds(recipe))
 
 
-def _bootstrap(recipe: Recipe) -> dict[str, Any]:
+def _bootstrap(recipe: Recipe, run: RunFolder | None) -> dict[str, Any]:
     settings = recipe.bootstrap
+    if run is not None and run.finished("construct") is not None:
+        return bootstrap.forecast(recipe, stage.scripts_of(run))
     return {
         "plays": f"the {settings.sft_share:.0%} of the training scripts that are not kept for RL",
         "keeps": f"min safety >= {settings.tau_safe} and mean usefulness >= {settings.tau_help}",

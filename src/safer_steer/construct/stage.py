@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from safer_steer.actors.generating import Generator, Strategy, load_strategies
+from safer_steer.actors.specs import SpecKind, parse_spec
 from safer_steer.config import Recipe
 from safer_steer.construct import estimate
 from safer_steer.construct.assemble import assemble
@@ -116,8 +117,8 @@ def check(recipe: Recipe) -> None:
     if recipe.construction.near_duplicate_jaccard == 0:
         hint = "1 keeps all but exact repeats"
         raise ConfigError("0 would make everything a duplicate", where="construction.near_duplicate_jaccard", hint=hint)
-    generator, target = recipe.seats.generator.strip(), recipe.seats.target.strip()
-    if generator == target and generator != "scripted":
+    generator, target = parse_spec(recipe.seats.generator), parse_spec(recipe.seats.target)
+    if generator == target and generator.kind is not SpecKind.SCRIPTED and recipe.construction.success_filter:
         hint = "name another model in seats.target: an attacker tried on itself measures nothing"
         raise ConfigError(f"generator and target are both '{generator}'", where="seats", hint=hint)
 

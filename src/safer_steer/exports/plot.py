@@ -45,7 +45,7 @@ def _sizes(axes: Axes, stats: Stats) -> None:
         left = [start + count for start, count in zip(left, counts, strict=True)]
     for number, (name, whole) in enumerate(zip(names, left, strict=True)):
         axes.text(whole, number, f" {whole:,}  mean {stats.parts[name].mean_turns:.2f} turns", va="center", fontsize=9)
-    axes.set_xlim(0, max(left) * 1.5)
+    axes.set_xlim(0, max(left) * 1.75)
     axes.invert_yaxis()
     axes.set_title("Dialogues by split and kind", loc="left", fontsize=11)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
@@ -76,6 +76,7 @@ def _categories(axes: Axes, stats: Stats) -> None:
         left = [start + count for start, count in zip(left, counts, strict=True)]
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=8)
+    axes.set_xlim(0, max(left) * 1.2)
     axes.set_title("Dialogues by category", loc="left", fontsize=11)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
 
