@@ -72,7 +72,7 @@ def safemt(folder: Path) -> Path:
     def row(turns: int) -> dict[str, Any]:
         said = [{"role": "user", "content": f"question {number}?"} for number in range(1, turns + 1)]
         between = [part for user in said for part in (user, {"role": "assistant", "content": "an answer"})][:-1]
-        place = "images/fraud/fraud_1.png"
+        place = "/images/fraud/fraud_1.png" if turns == 4 else "images/fraud/fraud_1.png"
         return {"id": 7, "scenario": "fraud", "image_path": place, "dialogue": between, "question": "the goal"}
 
     for turns in (1, 2, 4):
