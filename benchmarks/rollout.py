@@ -9,8 +9,8 @@
 
 Every dialogue has an image with its first turn, user turns of about 20 tokens and answers of exactly `--tokens`. The
 tutor sleeps; its latency is uniform in 0.5…1.5 of a mean that is `--tutor` of the time a turn's answers take to write
-(measured first, without a tutor). Times are wall and CPU; rollouts are counted per CPU-second for the engines (sound
-on a busy machine), and the overlap is told in wall time against max(generation, tutor) and against their sum.
+(measured first; `--tutor 0`: no tutor at all). Rollouts are counted per CPU-second, which is sound on a busy machine;
+the overlap is told in wall time, which needs a quiet one, against max(generation, tutor) and against their sum.
 """
 
 from __future__ import annotations
@@ -172,21 +172,25 @@ def main() -> None:
 
         generation = step(1, lambda: student, 0.0)
         tell("ours, a tutor that answers at once", dialogues, *generation)
-        mean = options.tutor * generation[0] / options.turns
-        tutor, _ = step(2, Instant, mean)
-        ours = step(3, lambda: student, mean)
-        tell(f"ours, a tutor of {mean:.2f} s", dialogues, *ours)
-        synchronous = step(4, lambda: InStep(student, dialogues), mean)
-        tell("turn by turn, the same engine and tutor", dialogues, *synchronous)
+        if options.tutor > 0:
+            mean = options.tutor * generation[0] / options.turns
+            tutor, _ = step(2, Instant, mean)
+            ours = step(3, lambda: student, mean)
+            tell(f"ours, a tutor of {mean:.2f} s", dialogues, *ours)
+            synchronous = step(4, lambda: InStep(student, dialogues), mean)
+            tell("turn by turn, the same engine and tutor", dialogues, *synchronous)
+            bound = max(generation[0], tutor)
+            print(f"generation {generation[0]:.1f} s, tutor {tutor:.1f} s, sum {generation[0] + tutor:.1f} s")
+            print(
+                f"wall / max(generation, tutor): ours {ours[0] / bound:.2f}, turn by turn {synchronous[0] / bound:.2f}"
+            )
         asyncio.run(model.aclose())
         wall, cpu = time.perf_counter(), time.process_time()
         rollout_func(model, processor, picture, options.peer_dialogues, options.turns, options.tokens)
         peer = time.perf_counter() - wall, time.process_time() - cpu
         tell("generate(), every turn read anew, no tutor", options.peer_dialogues, *peer)
-    print(f"rollouts per CPU-second, ours / generate(): {dialogues / ours[1] / (options.peer_dialogues / peer[1]):.2f}")
-    bound = max(generation[0], tutor)
-    print(f"generation {generation[0]:.1f} s, tutor {tutor:.1f} s, sum {generation[0] + tutor:.1f} s")
-    print(f"wall / max(generation, tutor): ours {ours[0] / bound:.2f}, turn by turn {synchronous[0] / bound:.2f}")
+    ratio = dialogues / generation[1] / (options.peer_dialogues / peer[1])
+    print(f"rollouts per CPU-second, ours / generate(): {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ from typing import Any
 
 from safer_steer import bootstrap
 from safer_steer.actors.judging import judges
+from safer_steer.actors.specs import SpecKind, parse_spec
 from safer_steer.bench.suites import read_suite
-from safer_steer.config import Recipe
+from safer_steer.config import GrpoConfig, Recipe, SftConfig
 from safer_steer.construct import stage
 from safer_steer.dialogue import Seed
 from safer_steer.seeds import load_seeds
 from safer_steer.store import ImageStore, RunFolder
+from safer_steer.train.memory import announcement
 
 MODELS_EVALUATED = 3
 PROTOCOLS = 2
@@ -64,7 +66,15 @@ def _bootstrap(recipe: Recipe, run: RunFolder | None) -> dict[str, Any]:
 
 
 def _sft(recipe: Recipe) -> dict[str, Any]:
-    return recipe.sft.model_dump(mode="json")
+    return {**recipe.sft.model_dump(mode="json"), **_memory(recipe, recipe.sft)}
+
+
+def _memory(recipe: Recipe, config: SftConfig | GrpoConfig) -> dict[str, Any]:
+    """What training a student in a folder takes; the embedded one is small and may not be built yet."""
+    spec = parse_spec(recipe.seats.student)
+    if spec.kind is not SpecKind.LOCAL or spec.model is None:
+        return {}
+    return {"memory": announcement(Path(spec.model), config, recipe.open_dialogues)}
 
 
 def _grpo(recipe: Recipe) -> dict[str, Any]:
@@ -76,6 +86,7 @@ def _grpo(recipe: Recipe) -> dict[str, Any]:
         "dialogues": dialogues,
         "student answers at most": turns,
         "tutor calls at most": turns * (1 + settings.retries),
+        **_memory(recipe, settings),
     }
 
 

@@ -23,6 +23,7 @@ from safer_steer.seats import Cast, Judge, ScriptUser
 from safer_steer.store import Journal, RunFolder, fingerprint
 from safer_steer.train.checkpoint import Checkpoint, journal_until
 from safer_steer.train.export import save_merged
+from safer_steer.train.memory import announcement
 from safer_steer.train.metrics import GrpoStep, describe, table_head, table_row, warnings, without_traces
 from safer_steer.train.playing import Played, play_step
 from safer_steer.train.policy import Policy
@@ -79,6 +80,7 @@ async def grpo(
     done = run.finished(STAGE)
     if done is not None:
         return done
+    report.note(f"{STAGE}: {announcement(model_path, recipe.grpo, recipe.open_dialogues)}")
     policy = Policy.load(model_path, recipe.grpo, seed=recipe.seed)
     probed = recipe.grpo.probe_every is not None and judge is not None
     share, count = recipe.grpo.benign_share, recipe.grpo.probe_scripts
@@ -207,6 +209,7 @@ class Trainer:
             return {}
         with self.student.exclusive():
             done = self._update(played.groups)
+            self._optimizer.zero_grad(set_to_none=True)  # their memory is for keys and values now
         return {
             "loss": done.loss,
             "grad_norm": done.grad_norm,

@@ -23,10 +23,7 @@ from safer_steer.actors.local import use_onednn
 from safer_steer.actors.local.loading import load_model
 from safer_steer.config import Dtype, GrpoConfig, LoraConfig, Part, SftConfig
 from safer_steer.errors import ConfigError, StageError
-
-EYES = {Part.PROJECTOR: ("projector", "connector", "merger"), Part.VISION: ("vision", "visual")}
-"""What the module names of these parts contain in the transformers families; the first that fits counts (Qwen's
-merger lies inside `visual`)."""
+from safer_steer.train.parts import part_of, sees
 
 
 class Policy:
@@ -34,7 +31,8 @@ class Policy:
 
     The model stays in evaluation mode (no dropout), so that what is trained is what sampled. The reference is the
     model with its adapters switched off (and what learns beside them put back), or a frozen copy, made when the
-    policy is. With `autocast` the model computes in that type, and what does not learn is kept in it.
+    policy is (none unless it `compares`). With `autocast` the model computes in that type, and what does not learn is
+    kept in it.
     """
 
     def __init__(
@@ -46,6 +44,7 @@ class Policy:
         seed: int = 0,
         frozen: Collection[Part] = tuple(Part),
         autocast: torch.dtype | None = None,
+        compares: bool = True,
     ) -> None:
         self.processor, self.lora = processor, lora
         if autocast is not None:
@@ -54,7 +53,7 @@ class Policy:
         self._copy: nn.Module | None = None
         if lora is not None:
             model = adapted(model, lora, seed)
-        else:
+        elif compares:
             self._copy = copy.deepcopy(model)
         for name, parameter in model.named_parameters():
             part = part_of(name)
@@ -79,7 +78,10 @@ class Policy:
         chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
         autocast = torch.bfloat16 if config.dtype is Dtype.BFLOAT16 else None
         model = model.to(device=chosen, dtype=autocast)
-        policy = cls(model, processor, config.lora, seed=seed, frozen=config.frozen, autocast=autocast)
+        compares = isinstance(config, GrpoConfig)
+        policy = cls(
+            model, processor, config.lora, seed=seed, frozen=config.frozen, autocast=autocast, compares=compares
+        )
         if config.gradient_checkpointing:
             checkpoint_layers(policy.model)
         return policy
@@ -100,7 +102,9 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:
-        """The model as it was before training, without gradients."""
+        """The model as it was before training, without gradients; raises ValueError for a policy that has none."""
+        if self._copy is None and self.lora is None:
+            raise ValueError("this policy was made without a reference")
         with torch.no_grad():
             if self._copy is not None:
                 yield self._copy
@@ -134,25 +138,6 @@ class Policy:
         with torch.no_grad():
             for name, parameter in trainable.items():
                 parameter.copy_(state[name])
-
-
-def sees(name: str) -> bool:
-    """Whether a module or parameter belongs to a vision tower or projector, by its name.
-
-    >>> sees("model.visual.blocks.0.attn.q_proj"), sees("model.language_model.layers.0.self_attn.q_proj")
-    (True, False)
-    """
-    return part_of(name) is not None
-
-
-def part_of(name: str) -> Part | None:
-    """The part that a module or parameter belongs to, by its name; None: the language part.
-
-    >>> part_of("model.visual.blocks.0.attn.q_proj"), part_of("model.visual.merger.mlp.0"), part_of("lm_head")
-    (<Part.VISION: 'vision'>, <Part.PROJECTOR: 'projector'>, None)
-    """
-    places = name.lower().split(".")
-    return next((part for part, eyes in EYES.items() if any(eye in place for place in places for eye in eyes)), None)
 
 
 def compute_in(dtype: torch.dtype, *models: nn.Module) -> None:

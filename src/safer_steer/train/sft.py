@@ -23,6 +23,7 @@ from safer_steer.train.batch import answer_tokens, micro_batches, tokens_of
 from safer_steer.train.checkpoint import Checkpoint, journal_until
 from safer_steer.train.export import save_merged
 from safer_steer.train.loss import token_logprobs
+from safer_steer.train.memory import announcement
 from safer_steer.train.policy import Policy, descend
 from safer_steer.weights import weights_print
 
@@ -64,6 +65,7 @@ def run_sft(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) 
     if done is not None:
         return done
     began = time.monotonic()
+    report.note(f"{STAGE}: {announcement(model_path, recipe.sft)}")
     policy = Policy.load(model_path, recipe.sft, seed=recipe.seed)
     tokenizer = DialogueTokenizer.of(policy.processor, run.images)
     examples = examples_of(rollouts, tokenizer, recipe)

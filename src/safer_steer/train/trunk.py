@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from safer_steer.train.policy import sees
+from safer_steer.train.parts import sees
 
 
 class Trunk:
