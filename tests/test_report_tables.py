@@ -127,8 +127,11 @@ def test_compare_puts_evaluations_beside_one_another(two: tuple[Path, Path], tmp
     assert (pair["from"], pair["to"], pair["safety_pass"]["dialogues"]) == ("base", "sft", 16)
     limits = {"safety_pass": 2.8, "help_pass": 2.5}
     a, b = ([outcome(rollout, **limits) for rollout in outcomes(folder)] for folder in two)
-    expected = compare(a, b)["survival"]
+    means = [written["evaluations"][f"{model}-static"]["restricted_mean"] for model in ("base", "sft")]
+    assert means[0]["horizon"] == means[1]["horizon"]
+    expected = compare(a, b, means[0]["horizon"])["survival"]
     assert (pair["survival"]["value"], pair["survival"]["p"]) == (expected.difference, expected.p)
+    assert expected.difference == pytest.approx(means[1]["mean"] - means[0]["mean"])
     assert [test["models"] for test in written["log_rank"]["static"]] == [["Base", "SFT"]]
     turns = pq.read_table(tmp_path / "turns.parquet")
     assert set(turns["model"].to_pylist()) == {"base", "sft"}

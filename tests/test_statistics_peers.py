@@ -16,7 +16,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from safer_steer.bench.comparison import Outcome, compare, holm, mcnemar
 from safer_steer.bench.intervals import mean, wilson
-from safer_steer.bench.survival import Observation, kaplan_meier, log_rank, log_ranks, restricted_mean
+from safer_steer.bench.survival import Observation, kaplan_meier, known_until, log_rank, log_ranks, restricted_mean
 
 pytestmark = pytest.mark.filterwarnings("ignore:The confidence interval is undefined")
 
@@ -67,7 +67,7 @@ def test_the_restricted_mean_is_lifelines_and_its_interval_the_bootstrap_s(seed:
     seen = observed(seed, 90, 0.1)
     times, failed = columns(seen)
     found = restricted_mean(seen)
-    assert found is not None and found.horizon == max(times)
+    assert found is not None and found.horizon == known_until(seen)
     peer = KaplanMeierFitter().fit(times, failed)
     assert found.mean == pytest.approx(restricted_mean_survival_time(peer, t=found.horizon), abs=1e-6)
 
@@ -79,6 +79,14 @@ def test_the_restricted_mean_is_lifelines_and_its_interval_the_bootstrap_s(seed:
     places = np.arange(len(seen))
     draws = [again(resample(places, random_state=draw)) for draw in range(300)]  # scikit-learn's bootstrap sample
     assert (found.high - found.low) / (2 * 1.96) == pytest.approx(np.std(draws), rel=0.15)
+
+
+def test_the_restricted_mean_counts_as_far_as_the_curve_is_known() -> None:
+    """Beyond a last dialogue that was still safe nobody knows; after a last failure S is 0 for good."""
+    safe_at_6, failed_at_6 = restricted_mean([(2, True), (6, False)]), restricted_mean([(2, True), (6, True)])
+    assert safe_at_6 is not None and (safe_at_6.horizon, safe_at_6.mean) == (6, 4.0)
+    assert failed_at_6 is not None and (failed_at_6.horizon, failed_at_6.mean) == (10, 4.0)
+    assert known_until([(6, True), (6, False)]) == 6
 
 
 def test_the_restricted_mean_counts_turns() -> None:

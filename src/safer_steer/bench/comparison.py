@@ -16,8 +16,8 @@ from scipy import stats
 
 from safer_steer.bench.intervals import Array, percentiles, resampled, two_sided, weights
 from safer_steer.bench.metrics import attack_succeeded, dialogue_passes, dialogue_score, flags, survival_time
-from safer_steer.bench.survival import Observation, survival_of
-from safer_steer.dialogue import Record, Rollout, stable_id
+from safer_steer.bench.survival import Observation, known_until, survival_of
+from safer_steer.dialogue import MAX_TURNS, Record, Rollout, stable_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,8 @@ FIGURES: dict[str, _Figure] = {
 """What is compared: on unsafe or on benign dialogues, and how it is computed."""
 
 
-def compare(a: Iterable[Outcome], b: Iterable[Outcome]) -> dict[str, Paired]:
-    """Every figure of `FIGURES`, and `survival` (the restricted mean), that both sides have; `b − a`."""
+def compare(a: Iterable[Outcome], b: Iterable[Outcome], budget: int = MAX_TURNS) -> dict[str, Paired]:
+    """Every figure of `FIGURES`, and `survival` (the restricted mean up to `budget`), that both sides have; `b − a`."""
     mine, theirs = ({one.key: one for one in side} for side in (a, b))
     both = [(mine[key], theirs[key]) for key in sorted(mine.keys() & theirs.keys())]
     pairs = [(one, other) for one, other in both if one.asked == other.asked]
@@ -129,7 +129,7 @@ def compare(a: Iterable[Outcome], b: Iterable[Outcome]) -> dict[str, Paired]:
         wanted = [pair for pair in pairs if pair[0].unsafe is figure.unsafe]
         found[name] = _ratio([(figure.part(x), figure.part(y)) for x, y in wanted], len(everybody), figure.binary)
     unsafe = {o.key for side in (mine, theirs) for o in side.values() if o.unsafe}
-    found["survival"] = _survival([(x.survival, y.survival) for x, y in pairs if x.unsafe], len(unsafe))
+    found["survival"] = _survival([(x.survival, y.survival) for x, y in pairs if x.unsafe], len(unsafe), budget)
     return {name: paired for name, paired in found.items() if paired is not None}
 
 
@@ -162,13 +162,15 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(stats.binomtest(only_a, discordant).pvalue) if discordant else 1.0
 
 
-def _survival(pairs: Sequence[tuple[Observation | None, Observation | None]], everybody: int) -> Paired | None:
-    """The difference of restricted means up to the last turn that both sides reached."""
+def _survival(
+    pairs: Sequence[tuple[Observation | None, Observation | None]], everybody: int, budget: int
+) -> Paired | None:
+    """The difference of restricted means up to `budget`, or as far as both curves are known."""
     rows = [(x[0], float(x[1]), y[0], float(y[1])) for x, y in pairs if x is not None and y is not None]
     if not rows:
         return None
     distinct, counts = np.unique(np.array(rows, dtype=float), axis=0, return_counts=True)
-    horizon = int(min(distinct[:, 0].max(), distinct[:, 2].max()))
+    horizon = min(known_until([(int(row[i]), bool(row[i + 1])) for row in rows], budget) for i in (0, 2))
     once = [_restricted(counts[None, :], distinct[:, side : side + 2], horizon)[0] for side in (0, 2)]
     drawn = weights(counts)
     draws = _restricted(drawn, distinct[:, 2:], horizon) - _restricted(drawn, distinct[:, :2], horizon)

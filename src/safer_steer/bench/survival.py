@@ -42,7 +42,7 @@ class RestrictedMean(Record):
     """The restricted mean survival time: the mean number of turns until failure, counted up to `horizon` turns.
 
     `∫_0^τ S(t) dt`, with Greenwood's standard error and a normal 95 % interval within 0…τ. A dialogue that fails at
-    turn t counts t, one that never fails τ. `horizon` is the turn budget, or the last turn any dialogue reached.
+    turn t counts t, one that never fails τ. Only means of the same `horizon` τ can be compared.
     """
 
     horizon: int
@@ -134,8 +134,18 @@ def life_table(
     return risk, ((turns[:, None] == grid) & events[:, None]).sum(axis=0)
 
 
+def known_until(observed: Iterable[Observation], budget: int = MAX_TURNS) -> int:
+    """The last turn up to which `S` is known: that of the longest dialogue, or `budget` where all have failed by then.
+
+    >>> known_until([(2, True), (6, False)]), known_until([(2, True), (6, True)])
+    (6, 10)
+    """
+    last, failed = max(((turn, failed) for turn, failed in observed), key=lambda one: (one[0], not one[1]))
+    return budget if failed else min(budget, last)
+
+
 def restricted_mean(observed: Sequence[Observation], budget: int = MAX_TURNS) -> RestrictedMean | None:
-    """The restricted mean survival time up to `budget` turns; `None` without observations.
+    """The restricted mean survival time up to `budget` turns, or as far as `S` is known; `None` without observations.
 
     Two of four dialogues fail, at turns 1 and 2; the other two hold to the end of turn 3:
 
@@ -145,7 +155,7 @@ def restricted_mean(observed: Sequence[Observation], budget: int = MAX_TURNS) ->
     """
     if not observed:
         return None
-    horizon = min(budget, max(turn for turn, _ in observed))
+    horizon = known_until(observed, budget)
     risk, failures = life_table([t for t, _ in observed], [f for _, f in observed], horizon)
     curve = survival_of(risk[None, :], failures[None, :])[0]
     mean = 1 + float(curve[:-1].sum())

@@ -9,7 +9,15 @@ from typing import Any
 
 from safer_steer.bench.comparison import compare, holm
 from safer_steer.bench.survival import LogRank, log_ranks
-from safer_steer.report.results import PROTOCOLS, Difference, Metric, Result, change, metrics_of
+from safer_steer.report.results import (
+    PROTOCOLS,
+    Difference,
+    Metric,
+    Result,
+    change,
+    common_horizon,
+    metrics_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ def comparisons(results: Sequence[Result]) -> Comparisons:
     """Compare everything that can be; p values of a metric are adjusted (Holm) over the pairs of its kind."""
     protocols = _ordered(results)
     metrics = metrics_of(results)
+    horizon = common_horizon(results)
     models = [
         pair
         for protocol in protocols
@@ -67,13 +76,9 @@ def comparisons(results: Sequence[Result]) -> Comparisons:
     ]
     tests = {}
     for protocol in protocols:
-        seen = {
-            r.label: [o.survival for o in r.outcomes if o.unsafe and o.survival is not None]
-            for r in results
-            if r.protocol == protocol
-        }
+        seen = {r.label: r.survival_times for r in results if r.protocol == protocol}
         tests[protocol] = log_ranks(seen)
-    return Comparisons(tuple(protocols), _compared(models, metrics), _compared(gaps, metrics), tests)
+    return Comparisons(tuple(protocols), _compared(models, metrics, horizon), _compared(gaps, metrics, horizon), tests)
 
 
 def _ordered(results: Sequence[Result]) -> list[str]:
@@ -81,8 +86,8 @@ def _ordered(results: Sequence[Result]) -> list[str]:
     return sorted(seen, key=lambda name: (PROTOCOLS.index(name) if name in PROTOCOLS else len(PROTOCOLS), name))
 
 
-def _compared(pairs: Sequence[tuple[Result, Result]], metrics: Sequence[Metric]) -> tuple[Pair, ...]:
-    found = [compare(a.outcomes, b.outcomes) for a, b in pairs]
+def _compared(pairs: Sequence[tuple[Result, Result]], metrics: Sequence[Metric], horizon: int) -> tuple[Pair, ...]:
+    found = [compare(a.outcomes, b.outcomes, horizon) for a, b in pairs]
     for metric in metrics:
         mine = [paired for paired in found if metric.key in paired]
         for paired, p in zip(mine, holm([paired[metric.key].p for paired in mine]), strict=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from safer_steer.bench.comparison import Outcome, Paired
 from safer_steer.bench.evaluate import Summary, outcomes
 from safer_steer.bench.intervals import Mean, Rate
-from safer_steer.bench.survival import RestrictedMean
-from safer_steer.dialogue import Record
+from safer_steer.bench.survival import Observation, RestrictedMean, known_until, restricted_mean
+from safer_steer.dialogue import MAX_TURNS, Record
 from safer_steer.errors import StorageError
 from safer_steer.report.heat import HeatMap
 from safer_steer.report.transcripts import Told, tell
@@ -46,6 +46,11 @@ class Result:
     def outcomes(self) -> tuple[Outcome, ...]:
         return tuple(one.outcome for one in self.told)
 
+    @property
+    def survival_times(self) -> list[Observation]:
+        """Of the unsafe dialogues that have one."""
+        return [one.survival for one in self.outcomes if one.unsafe and one.survival is not None]
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -63,7 +68,8 @@ class Difference(Record):
 
     `paired` says that it is of the same dialogues on both sides (`dialogues` of them; `left_out` were not played or
     scored by both): a paired bootstrap over dialogues, and for shares of dialogues McNemar's exact `p`. Where nothing
-    can be paired the two sides are taken as independent and the interval is made of theirs (MOVER), without a `p`.
+    can be paired the two sides are taken as independent and the interval is made of theirs (MOVER), without a `p`; the
+    interval is that too where no dialogue differs between the sides.
     `overlap` is of the two sides' own intervals.
     """
 
@@ -168,6 +174,26 @@ def read_result(folder: Path, model: str | None = None, protocol: str | None = N
     )
 
 
+def common_horizon(results: Iterable[Result]) -> int:
+    """The last turn up to which every evaluation's survival curve is known: what restricted means are counted up to."""
+    seen = [result.survival_times for result in results]
+    return min((known_until(times) for times in seen if times), default=MAX_TURNS)
+
+
+def level(results: Sequence[Result]) -> list[Result]:
+    """The results with their restricted means counted up to the same turn, so that they can stand in one table."""
+    horizon = common_horizon(results)
+    return [
+        replace(
+            result,
+            summary=result.summary.model_copy(
+                update={"restricted_mean": restricted_mean(result.survival_times, horizon)}
+            ),
+        )
+        for result in results
+    ]
+
+
 def difference(a: Estimate, b: Estimate) -> Difference | None:
     """`b − a`; its interval combines the two by the method of variance estimates recovery. `None` if either is missing.
 
@@ -193,12 +219,14 @@ def change(metric: Metric, a: Result, b: Result, paired: Paired | None) -> Diffe
     if paired is None or apart is None:
         return apart
     exact = paired.test == "mcnemar_exact"
+    same = paired.low == paired.high  # no dialogue differs: there is nothing to draw from
+    low, high = (apart.low, apart.high) if same else (paired.low, paired.high)
     return Difference(
         value=paired.difference,
-        low=paired.low,
-        high=paired.high,
+        low=low,
+        high=high,
         overlap=apart.overlap,
-        significant=paired.p < SIGNIFICANT if exact else (paired.low > 0 or paired.high < 0),
+        significant=paired.p < SIGNIFICANT if exact else (low > 0 or high < 0),
         paired=True,
         p=paired.p,
         p_holm=paired.p_holm,

@@ -15,7 +15,7 @@ from safer_steer.report import facts
 from safer_steer.report.comparisons import Comparisons, comparisons
 from safer_steer.report.exports import result_tables
 from safer_steer.report.headline import headline
-from safer_steer.report.results import MODELS, PROTOCOLS, Result, read_result
+from safer_steer.report.results import MODELS, PROTOCOLS, Result, level, read_result
 from safer_steer.report.tables import write_tables
 from safer_steer.report.view import page
 from safer_steer.store import ImageStore, RunFolder, disk_errors, write_atomic, write_json
@@ -45,7 +45,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     Models bear the names their evaluations gave them. Raises `ConfigError` when two folders hold the same model under
     the same protocol, `StorageError` when one holds no evaluation.
     """
-    results = [read_result(folder) for folder in folders]
+    results = level([read_result(folder) for folder in folders])
     seen: dict[tuple[str, str], Path] = {}
     for folder, result in zip(folders, results, strict=True):
         twin = seen.setdefault((result.model, result.protocol), folder)
@@ -99,12 +99,13 @@ def _write(
 
 def run_results(run: RunFolder) -> list[Result]:
     """The finished evaluations of the run, protocol by protocol, models in the order of their making."""
-    return [
+    found = [
         read_result(folder, model, protocol)
         for protocol in PROTOCOLS
         for model in MODELS
         if ((folder := run.root / "eval" / f"{model}-{protocol}") / "summary.json").exists()
     ]
+    return level(found)
 
 
 def run_summary(run: RunFolder, results: Sequence[Result], compared: Comparisons, recipe: Recipe) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def page(
         else facts.costs(run, [(f"{r.model}-{r.protocol}", r.summary.seconds) for r in results]),
         spent=[(r, r.summary.spent) for r in results],
         unscored=_unscored(results),
+        bill=[(r, line) for r in results for line in r.summary.bill],
+        agreement=[(r, r.summary.agreement) for r in results if r.summary.agreement is not None],
         labels=labels,
         dialogues=len(found),
     )
