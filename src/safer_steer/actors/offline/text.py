@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -109,6 +110,17 @@ def repetition(text: str) -> float:
     tokens = words(text)
     grams = [tokens[i : i + 3] for i in range(len(tokens) - 2)]
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def stutters(sentence: str) -> bool:
+    """Whether a sentence says one word of content three times or more.
+
+    >>> stutters("It is a picture of a picture and a picture of words."), stutters("A picture of a duck and a dog.")
+    (True, False)
+    """
+    common = word_list("stopwords")
+    counts = Counter(word for word in words(sentence) if word not in common and word.isalpha())
+    return max(counts.values(), default=0) >= 3
 
 
 def repeats_sentence(text: str) -> bool:
