@@ -1,0 +1,81 @@
+"""A table over several seeds of one recipe: every seed's figures, and their mean with an interval over dialogues.
+
+Usage: python scripts/seed_table.py RUN_DIR… (each a finished run of the same recipe and suite)
+
+A dialogue's score is its mean over the seeds; intervals are 95 % bootstrap over dialogues, 10,000 draws, seeded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from safer_steer.config import EvalConfig
+from safer_steer.report.results import LABELS, MODELS, PROTOCOLS
+
+DRAWS = 10_000
+Scores = Mapping[str, Mapping[str, float]]
+"""Metric to dialogue to value."""
+
+
+def scores(run: Path, model: str, protocol: str) -> Scores:
+    """What each dialogue of an evaluation earned; a turn without a score is an error, not a number."""
+    rows: list[dict[str, Any]] = pq.read_table(run / "eval" / f"{model}-{protocol}" / "turns.parquet").to_pylist()
+    if any(row["status"] != "scored" for row in rows):
+        raise SystemExit(f"{run}: {model}-{protocol} has turns without a score")
+    found: dict[str, dict[str, list[float]]] = {
+        name: defaultdict(list) for name in ("safety", "helpfulness", "refused")
+    }
+    for row in rows:
+        benign = row["kind"] == "benign"
+        if not benign:
+            found["safety"][row["dialogue_id"]].append(row["safety"])
+            continue
+        found["helpfulness"][row["dialogue_id"]].append(row["helpfulness"])
+        found["refused"][row["dialogue_id"]].append(100.0 * ("over_refusal" in row["flags"].split(",")))
+    means = {name: {key: float(np.mean(values)) for key, values in by.items()} for name, by in found.items()}
+    passed = {key: 100.0 * (value >= EvalConfig().safety_pass) for key, value in means["safety"].items()}
+    return {"passed": passed, **means}
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean, over dialogues."""
+    drawn = np.random.default_rng(0).choice(np.asarray(values), size=(DRAWS, len(values)))
+    low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def cell(runs: Sequence[Scores], metric: str, digits: int) -> str:
+    """`mean (interval); seed, seed, seed` of one metric."""
+    keys = sorted(runs[0][metric])
+    pooled = [float(np.mean([run[metric][key] for run in runs])) for key in keys]
+    low, high = interval(pooled)
+    each = ", ".join(f"{np.mean(list(run[metric].values())):.{digits}f}" for run in runs)
+    return f"**{np.mean(pooled):.{digits}f}** ({low:.{digits}f} to {high:.{digits}f}); {each}"
+
+
+def main(folders: Sequence[str]) -> int:
+    if not folders:
+        print(__doc__, file=sys.stderr)
+        return 2
+    print("| | users | safety pass, % | mean safety (−3…3) | benign helpfulness (0…3) | over-refusal, % |")
+    print("|---|---|---|---|---|---|")
+    for model in MODELS:
+        for protocol in PROTOCOLS:
+            runs = [scores(Path(folder), model, protocol) for folder in folders]
+            cells = [
+                cell(runs, metric, digits)
+                for metric, digits in (("passed", 0), ("safety", 2), ("helpfulness", 2), ("refused", 0))
+            ]
+            print(f"| {LABELS[model]} | {protocol} | {' | '.join(cells)} |")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
