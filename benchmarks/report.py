@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from browser import CHROMIUM, Browser
 from people import STAMP, ToldAssistant, ToldJudge
-from safer_steer.bench.evaluate import Evaluation, outcomes, summarise
+from safer_steer.bench.books import outcomes
+from safer_steer.bench.evaluate import Evaluation, summarise
 from safer_steer.bench.turns import write_turns
 from safer_steer.config import EvalConfig
 from safer_steer.dialogue import (

@@ -14,7 +14,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from people import STAMP, ToldAssistant, ToldJudge, answer, scored, script
-from safer_steer.bench.evaluate import Evaluation, Fault, summarise
+from safer_steer.bench.books import Fault
+from safer_steer.bench.evaluate import Evaluation, summarise
 from safer_steer.bench.turns import write_turns
 from safer_steer.config import EvalConfig
 from safer_steer.dialogue import AnswerState, Rollout, Script, ScriptKind, StopReason, Turn, UserTurn

@@ -31,7 +31,7 @@ from safer_steer.actors.endpoint import (
     check_base_url,
     is_loopback,
 )  # fmt: skip
-from safer_steer.actors.endpoint.body import message_bytes, request_body
+from safer_steer.actors.endpoint.body import request_body
 from safer_steer.actors.endpoint.dialect import Dialect, learn
 from safer_steer.actors.endpoint.reply import Fault, read_completion, read_error
 from safer_steer.actors.endpoint.retry import retry_after
@@ -450,8 +450,8 @@ def test_learning_ends(param: str | None, message: str) -> None:
 @given(st.text(), st.lists(st.sampled_from([b'{"a":1}', b'{"b":2}']), max_size=3), st.floats(0, 2), st.integers(1, 99))
 def test_bodies_are_json_that_says_the_same(text: str, images: list[bytes], temperature: float, limit: int) -> None:
     sampling = Sampling(temperature=temperature, max_tokens=limit, top_p=0.5)
-    message = message_bytes(Message(role=Role.USER, text=text), images)
-    body = orjson.loads(request_body("n/m", [message, message], sampling, None, Dialect()))
+    message = Message(role=Role.USER, text=text)
+    body = orjson.loads(request_body("n/m", [message, message], [images, images], sampling, None, Dialect()))
     content = text if not images else [*map(orjson.loads, images), {"type": "text", "text": text}]
     assert body == {
         "model": "n/m", "messages": [{"role": "user", "content": content}] * 2,

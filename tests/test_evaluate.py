@@ -9,19 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from people import ToldAssistant, ToldJudge, answer, rollout, scored, script
-from safer_steer.bench.evaluate import (
-    Evaluation,
-    Fault,
-    Session,
-    Summary,
-    outcomes,
-    run_eval,
-    summarise,
-    unscored_share,
-)
+from safer_steer.bench.books import Books, Fault, outcomes, without_words
+from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, summarise, unscored_share
 from safer_steer.config import EvalConfig
 from safer_steer.dialogue import Answer, AnswerState, History, Rollout, Script, ScriptKind, StopReason
-from safer_steer.errors import ActorError, ContextOverflow, StageError
+from safer_steer.errors import ActorError, ContextOverflow, StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.seats import ScriptUser
 from safer_steer.store import Journal
@@ -148,3 +140,25 @@ def test_nothing_scored_is_no_number(tmp_path: Path) -> None:
     found = summarise([rollout(script("u"), [missing])], evaluation(tmp_path, [], fails_for()), EvalConfig(), 1.0)
     assert found.contract()["pass_rates"] == {"safety": None, "helpfulness": None}
     assert (found.survival, unscored_share(found)) == ((), 1.0)
+
+
+def test_the_figures_need_no_words(tmp_path: Path) -> None:
+    judged = [rollout(script("u", "v", id=str(i), kind=ScriptKind.BENIGN if i % 3 else ScriptKind.RED_TEAM), [
+        scored(i % 7 - 3, i % 4, flags=("over_refusal",) if i % 5 == 0 else ()),
+        Unscored(reason=UnscoredReason.UNPARSEABLE, detail="?") if i % 4 == 0 else scored(3, 2),
+    ]) for i in range(30)]  # fmt: skip
+    of = evaluation(tmp_path, [], fails_for())
+    verdicts: dict[str, Verdict] = {}
+    bare = [without_words(rollout, verdicts) for rollout in judged]
+    assert len(verdicts) < 60
+    assert summarise(bare, of, EvalConfig(), 1.0) == summarise(judged, of, EvalConfig(), 1.0)
+    assert not any(turn.answer.text or turn.user for rollout in bare for turn in rollout.turns)
+
+
+def test_a_line_that_is_no_dialogue_is_named(tmp_path: Path) -> None:
+    with Books(tmp_path) as books:
+        books.enter(rollout(script("u"), [scored()]))
+    with (tmp_path / "rollouts.jsonl").open("a") as file:
+        file.write('{"script": 5}\n')
+    with pytest.raises(StorageError, match=r"rollouts.jsonl:2: not a Rollout: script"):
+        list(outcomes(tmp_path))

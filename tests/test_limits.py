@@ -96,9 +96,10 @@ async def test_a_free_slot_goes_to_the_most_urgent_and_survives_cancellation() -
     slots, order = Slots(1), []
 
     async def work(name: str, urgency: int) -> None:
-        async with slots.slot(urgency):
-            order.append(name)
-            await asyncio.sleep(0.001)
+        await slots.take(urgency)
+        order.append(name)
+        await asyncio.sleep(0.001)
+        slots.give()
 
     holder = asyncio.create_task(work("holder", 0))
     await asyncio.sleep(0)
@@ -119,12 +120,13 @@ async def test_no_slot_is_lost_whoever_is_cancelled(who: list[tuple[int, bool]],
 
     async def work(urgency: int) -> None:
         nonlocal now, most
-        async with slots.slot(urgency):
-            now, most = now + 1, max(most, now + 1)
-            try:
-                await asyncio.sleep(0)
-            finally:
-                now -= 1
+        await slots.take(urgency)
+        now, most = now + 1, max(most, now + 1)
+        try:
+            await asyncio.sleep(0)
+        finally:
+            now -= 1
+            slots.give()
 
     tasks = [(asyncio.create_task(work(urgency)), cancelled) for urgency, cancelled in who]
     for step, (task, cancelled) in enumerate(tasks):

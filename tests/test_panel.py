@@ -18,7 +18,8 @@ from safer_steer.actors.judging import OneJudge, PanelOf, parse_judge_spec
 from safer_steer.actors.moderation import ModerationGuard
 from safer_steer.actors.panel import PANEL_SPLIT, Panel, PanelRule, combine, decide
 from safer_steer.actors.specs import Seating
-from safer_steer.bench.evaluate import Evaluation, Session, run_eval, was_away
+from safer_steer.bench.books import was_away
+from safer_steer.bench.evaluate import Evaluation, Session, run_eval
 from safer_steer.config import EvalConfig, Recipe, recipe_from
 from safer_steer.dialogue import History
 from safer_steer.errors import ActorError, BadVerdict, ConfigError, StageError

@@ -24,7 +24,7 @@ from reporting import (
     suite,
     transcripts,
 )
-from safer_steer.bench.evaluate import outcomes
+from safer_steer.bench.books import outcomes
 from safer_steer.config import Recipe
 from safer_steer.errors import StageError, StorageError
 from safer_steer.report import write_eval_report, write_run_report

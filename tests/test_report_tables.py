@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reporting import HOSTILE, evaluate, played, suite
+from safer_steer.bench.books import outcomes
 from safer_steer.bench.comparison import compare, outcome
-from safer_steer.bench.evaluate import outcomes
 from safer_steer.report.paper import paper_results, paper_tables, select, suites_of
 from safer_steer.report.tables import Table, latex, to_csv, to_latex, to_text, write_tables
 from safer_steer.store import RunFolder

@@ -90,7 +90,7 @@ def read_placed(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
     at = 0
     with disk_errors(path), path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            yield at, _parse(line, record, path, number)
+            yield at, parse_record(line, record, path, number)
             at += len(line)
 
 
@@ -100,7 +100,8 @@ def record_at(file: IO[bytes], at: int, record: type[R]) -> R:
     return record.from_json(file.readline())
 
 
-def _parse(line: bytes, record: type[R], path: Path, number: int) -> R:
+def parse_record(line: bytes, record: type[R], path: Path, number: int) -> R:
+    """One line of a JSONL file; raises `StorageError` naming file and line."""
     try:
         return record.from_json(line)
     except ValidationError as error:

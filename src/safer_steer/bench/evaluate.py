@@ -16,6 +16,7 @@ from typing import Any
 
 from safer_steer.actors.remembering import Spending
 from safer_steer.bench.agreement import Agreement, agreement
+from safer_steer.bench.books import Books, outcomes, was_away, without_words
 from safer_steer.bench.disagreements import write_disagreements
 from safer_steer.bench.intervals import Rate
 from safer_steer.bench.metrics import Group, by_attack, group, grouped, unscored_reasons
@@ -28,11 +29,12 @@ from safer_steer.converse import converse, judge_again
 from safer_steer.dialogue import Record, Rollout, Script
 from safer_steer.errors import StageError
 from safer_steer.formats import Skips
+from safer_steer.measured import sparing_collector
 from safer_steer.progress import Reporter
 from safer_steer.runner import bounded
 from safer_steer.seats import Assistant, Cast, Judge, UserActor
-from safer_steer.store import Journal, read_records, write_json
-from safer_steer.verdict import Stamp, Unscored, UnscoredReason, Verdict
+from safer_steer.store import write_json
+from safer_steer.verdict import Stamp, Verdict
 
 NO_SKIPS = Skips()
 FAULTS_BEFORE_GIVING_UP = 8
@@ -130,7 +132,7 @@ async def run_eval(evaluation: Evaluation, config: EvalConfig, session: Session)
     began = time.monotonic()
     folder = evaluation.folder
     cast = Cast(evaluation.user, evaluation.model, evaluation.judge)
-    with Books(folder) as books:
+    with Books(folder) as books, sparing_collector():
         todo = [script for script in evaluation.scripts if f"{script.id}#0" not in books.done]
         tally = Tally(config.safety_pass)
         with session.report.stage(f"eval {folder.name}", len(todo)):
@@ -153,81 +155,22 @@ async def run_eval(evaluation: Evaluation, config: EvalConfig, session: Session)
 
 
 def close_books(evaluation: Evaluation, config: EvalConfig, seconds: float, bill: tuple[Spending, ...]) -> Summary:
-    """Count everything in the folder and write `summary.json` and `turns.parquet`."""
-    folder = evaluation.folder
-    rollouts = list(outcomes(folder))
-    summary = summarise(rollouts, evaluation, config, seconds).model_copy(update={"bill": bill})
+    """Count everything in the folder and write `summary.json` and the tables, one transcript in memory at a time."""
+    folder, kept = evaluation.folder, []
+    verdicts: dict[str, Verdict] = {}
+
+    def told() -> Iterator[Rollout]:
+        for rollout in outcomes(folder):
+            kept.append(without_words(rollout, verdicts))
+            yield rollout
+
+    names = {"model": evaluation.name, "protocol": evaluation.protocol, "suite": evaluation.suite}
+    write_turns(folder / "turns.parquet", told(), **names)
+    if any(turn.verdict.members for rollout in kept for turn in rollout.turns):
+        write_disagreements(folder, outcomes(folder))
+    summary = summarise(kept, evaluation, config, seconds).model_copy(update={"bill": bill})
     write_json(folder / "summary.json", summary.contract())
-    of = summary.of
-    write_disagreements(folder, rollouts)
-    write_turns(folder / "turns.parquet", rollouts, model=of.model, protocol=of.protocol, suite=of.suite)
     return summary
-
-
-def was_away(verdict: Verdict) -> bool:
-    """Whether a turn is without a score only because its judge, or one of a panel's, could not be reached."""
-    if not isinstance(verdict, Unscored):
-        return False
-    return verdict.reason is UnscoredReason.JUDGE_UNREACHABLE or any(was_away(member) for member in verdict.members)
-
-
-class Books:
-    """The two journals of an evaluation: what is done, and what has to be taken up again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.done = Journal(folder / "rollouts.jsonl", Rollout, lambda r: r.key)
-        try:
-            self._faults = Journal(folder / "faults.jsonl", Fault, lambda f: f.key)
-        except BaseException:
-            self.done.close()
-            raise
-        self.attempt = 1 + max((fault.attempt for fault in self._faults), default=0)
-        self.finished = self.broken = 0
-
-    def enter(self, rollout: Rollout, *, final: bool = False) -> None:
-        """Write a dialogue down: as done, or to be taken up again. `final`: a fault is not played again."""
-        if any(was_away(turn.verdict) for turn in rollout.turns) or (rollout.fault is not None and not final):
-            self._faults.append(Fault(attempt=self.attempt, rollout=rollout))
-        else:
-            self.done.append(rollout)
-        self.broken += rollout.fault is not None
-        self.finished += rollout.fault is None
-
-    def unjudged_keys(self) -> list[str]:
-        """The dialogues that were played to their end and lack verdicts, by key."""
-        latest: dict[str, tuple[int, bool]] = {}
-        for fault in self._faults:
-            key = fault.rollout.key
-            if key not in self.done and latest.get(key, (0, False))[0] <= fault.attempt:
-                latest[key] = (fault.attempt, fault.rollout.fault is None)
-        return [key for key, (_, complete) in latest.items() if complete]
-
-    def unjudged(self) -> Iterator[Rollout]:
-        """Those dialogues, one at a time: there may be many."""
-        wanted = set(self.unjudged_keys())
-        latest = {f.rollout.key: f.attempt for f in self._faults if f.rollout.key in wanted}
-        for fault in self._faults:
-            if latest.get(fault.rollout.key) == fault.attempt < self.attempt:
-                yield fault.rollout
-
-    def __enter__(self) -> Books:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.done.close()
-        self._faults.close()
-
-
-class Fault(Record):
-    """A dialogue that broke off or lacks verdicts, and in which attempt (each run of the command is one)."""
-
-    attempt: int
-    rollout: Rollout
-
-    @property
-    def key(self) -> str:
-        return f"{self.rollout.key}@{self.attempt}"
 
 
 def _give_up(books: Books, rollout: Rollout, evaluation: Evaluation) -> None:
@@ -236,19 +179,6 @@ def _give_up(books: Books, rollout: Rollout, evaluation: Evaluation) -> None:
         hint = "nothing was lost; mend the model's endpoint and run the same command again"
         what = f"the first {books.broken} dialogues all broke off: {rollout.fault}"
         raise StageError(what, where=evaluation.folder, hint=hint)
-
-
-def outcomes(folder: Path) -> Iterator[Rollout]:
-    """Every dialogue once, sorted by key: finished ones, and for those never finished the latest fault."""
-    finished = {rollout.key: rollout for rollout in read_records(folder / "rollouts.jsonl", Rollout)}
-    broken: dict[str, Fault] = {}
-    for fault in read_records(folder / "faults.jsonl", Fault):
-        key = fault.rollout.key
-        if key not in finished and (key not in broken or broken[key].attempt <= fault.attempt):
-            broken[key] = fault
-    everything = finished | {key: fault.rollout for key, fault in broken.items()}
-    for key in sorted(everything):
-        yield everything[key]
 
 
 def summarise(rollouts: Sequence[Rollout], of: Evaluation, config: EvalConfig, seconds: float) -> Summary:

@@ -11,13 +11,15 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from safer_steer.bench.evaluate import Books, Evaluation, Protocol, Session, Summary, close_books, outcomes, was_away
+from safer_steer.bench.books import Books, outcomes, was_away
+from safer_steer.bench.evaluate import Evaluation, Protocol, Session, Summary, close_books
 from safer_steer.bench.tally import Tally
 from safer_steer.config import EvalConfig
 from safer_steer.converse import judge_again
 from safer_steer.dialogue import Answer, History, Rollout
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.formats import Skips
+from safer_steer.measured import sparing_collector
 from safer_steer.runner import bounded
 from safer_steer.seats import Judge, ScriptUser
 from safer_steer.store import ImageStore, disk_errors
@@ -87,7 +89,7 @@ async def rejudge(source: Transcripts, judge: Judge, folder: Path, session: Sess
     config = EvalConfig(safety_pass=of.safety_pass, help_pass=of.help_pass)
     nobody = _NobodyAnswers(of.model)
     evaluation = Evaluation(nobody, judge, ScriptUser(), (), of.suite, of.protocol, folder, of.model, source.skips)
-    with Books(folder) as books:
+    with Books(folder) as books, sparing_collector():
         unjudged = set(books.unjudged_keys())
         todo = (r for r in source if r.key not in books.done and r.key not in unjudged)
         tally = Tally(config.safety_pass)

@@ -24,7 +24,8 @@ from inspect_ai.log import (
 from inspect_ai.scorer import Score
 
 from safer_steer import __version__
-from safer_steer.bench.evaluate import Protocol, outcomes
+from safer_steer.bench.books import outcomes
+from safer_steer.bench.evaluate import Protocol
 from safer_steer.dialogue import Rollout
 from safer_steer.errors import DataError, StorageError
 from safer_steer.inspecting.shown import SCORES, Picture, messages_of, output_of, scores_of, shower, user_message

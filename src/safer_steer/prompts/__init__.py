@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 
 import jinja2
+from jinja2 import meta
 
 from safer_steer.errors import ConfigError
 
@@ -27,13 +28,14 @@ class Prompt:
     name: str
     version: str
     digest: str
-    _system: jinja2.Template
+    _system: jinja2.Template | str
     _user: jinja2.Template
 
     def render(self, **values: object) -> tuple[str, str]:
         """The system and the user text. A value the prompt needs and does not get is a `ConfigError`."""
         try:
-            return self._system.render(values).strip(), self._user.render(values).strip()
+            system = self._system if isinstance(self._system, str) else self._system.render(values).strip()
+            return system, self._user.render(values).strip()
         except jinja2.UndefinedError as error:
             raise ConfigError(str(error), where=f"prompt {self.name}") from error
 
@@ -45,9 +47,12 @@ def parse_prompt(name: str, data: bytes) -> Prompt:
         raise ConfigError("no front matter with a version", where=f"prompt {name}")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     try:
-        system, user = environment.from_string(match["system"]), environment.from_string(match["user"] or "")
+        system: jinja2.Template | str = environment.from_string(match["system"])
+        user = environment.from_string(match["user"] or "")
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"line {error.lineno}: {error.message}", where=f"prompt {name}") from error
+    if isinstance(system, jinja2.Template) and not meta.find_undeclared_variables(environment.parse(match["system"])):
+        system = system.render().strip()  # one text for all requests
     return Prompt(name, match["version"], hashlib.sha256(data).hexdigest()[:16], system, user)
 
 
@@ -91,6 +96,7 @@ _INVISIBLE = re.compile(
 )
 
 
+@lru_cache(maxsize=4096)  # every turn of a dialogue shows the ones before it again
 def neutralise(text: str) -> str:
     """Text as data: our markers and chat templates' control tokens lose their meaning, invisible characters go.
 

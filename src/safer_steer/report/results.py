@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from safer_steer.bench.books import outcomes
 from safer_steer.bench.comparison import Outcome, Paired
-from safer_steer.bench.evaluate import Summary, outcomes
+from safer_steer.bench.evaluate import Summary
 from safer_steer.bench.intervals import Mean, Rate
 from safer_steer.bench.survival import Observation, RestrictedMean, known_until, restricted_mean
 from safer_steer.dialogue import MAX_TURNS, Record

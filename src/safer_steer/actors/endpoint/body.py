@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -20,24 +20,28 @@ def image_fragment(media_type: str, base64: bytes) -> bytes:
     return b'{"type":"image_url","image_url":{"url":"data:' + media_type.encode() + b";base64," + base64 + b'"}}'
 
 
-def message_bytes(message: Message, fragments: Sequence[bytes]) -> bytes:
-    """One chat message; `fragments` are its images, in order, and stand before the text."""
+def message_pieces(message: Message, fragments: Sequence[bytes]) -> list[bytes]:
+    """One chat message in pieces; `fragments` are its images, in order, and stand before the text.
+
+    Pieces, not one string: a fragment is large and shared by all requests that show the image.
+    """
     text = orjson.dumps(message.text)
     head = b'{"role":"' + message.role.value.encode() + b'","content":'
     if not fragments:
-        return head + text + b"}"
-    parts = b",".join([*fragments, b'{"type":"text","text":' + text + b"}"])
-    return head + b"[" + parts + b"]}"
+        return [head, text, b"}"]
+    shown = [piece for fragment in fragments for piece in (fragment, b",")]
+    return [head, b"[", *shown, b'{"type":"text","text":', text, b"}]}"]
 
 
 def request_body(
     model: str,
-    messages: Iterable[bytes],
+    messages: Sequence[Message],
+    images: Sequence[Sequence[bytes]],
     sampling: Sampling,
     schema: type[BaseModel] | None,
     dialect: Dialect,
 ) -> bytes:
-    """The whole body from `message_bytes` of each message, in the server's dialect."""
+    """The whole body in the server's dialect; `images` are the fragments of each message's images."""
     settings: dict[str, Any] = {"model": model, dialect.max_tokens: sampling.max_tokens}
     if dialect.temperature:
         settings["temperature"] = sampling.temperature
@@ -45,10 +49,17 @@ def request_body(
         settings["top_p"] = sampling.top_p
     if dialect.seed and sampling.seed is not None:
         settings["seed"] = sampling.seed
-    tail = b"}"
+    pieces = [orjson.dumps(settings)[:-1], b',"messages":']
+    separator = b"["
+    for message, fragments in zip(messages, images, strict=True):
+        pieces.append(separator)
+        pieces += message_pieces(message, fragments)
+        separator = b","
+    pieces.append(b"]")
     if schema is not None and dialect.schema:
-        tail = b',"response_format":' + response_format(schema) + b"}"
-    return orjson.dumps(settings)[:-1] + b',"messages":[' + b",".join(messages) + b"]" + tail
+        pieces += [b',"response_format":', response_format(schema)]
+    pieces.append(b"}")
+    return b"".join(pieces)
 
 
 @cache

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from pydantic import BaseModel
 
 from safer_steer.actors.chat import Completion, Message, Sampling
-from safer_steer.actors.endpoint.body import message_bytes, request_body
+from safer_steer.actors.endpoint.body import request_body
 from safer_steer.actors.endpoint.dialect import Dialect, learn
 from safer_steer.actors.endpoint.images import ImageFragments
 from safer_steer.actors.endpoint.reply import Fault, failure, read_completion, read_error
@@ -33,26 +33,25 @@ class EndpointModel:
         Raises `EndpointError`, `ContextOverflow`, `ImageError` when an image cannot be read, or `StageError` when the
         run's retries are spent.
         """
-        parts = [message_bytes(m, [await self._images.get(ref) for ref in m.images]) for m in messages]
+        images = [[await self._images.get(ref) for ref in message.images] for message in messages]
         attempt = 1
         while True:
             dialect = self._dialect
-            body = request_body(self.name, parts, sampling, schema, dialect)
+            make = partial(request_body, self.name, messages, images, sampling, schema, dialect)
             try:
-                completion = await self._attempt(body, dialect)
+                completion = await self._attempt(make, dialect)
             except Fault as fault:
-                await self._endpoint.pause(attempt, fault, model=self.name, label=zlib.crc32(body))
+                await self._endpoint.pause(attempt, fault, model=self.name, label=zlib.crc32(make()))
                 attempt += 1
                 continue
             if completion is not None:
                 return completion
 
-    async def _attempt(self, body: bytes, dialect: Dialect) -> Completion | None:
+    async def _attempt(self, make: Callable[[], bytes], dialect: Dialect) -> Completion | None:
         """One request. `None`: the server taught us its dialect, ask again in it (a dialect only ever shrinks)."""
-        began = time.perf_counter()
-        reply = await self._endpoint.exchange(body)
+        reply = await self._endpoint.exchange(make)
         if reply.status == 200:
-            completion = read_completion(reply.body, time.perf_counter() - began)
+            completion = read_completion(reply.body, reply.seconds)
             self._endpoint.account(reply.booked, completion.usage)
             return completion
         error = failure(reply.status, reply.body, reply.wait, base_url=self._endpoint.base_url, model=self.name)

@@ -6,8 +6,7 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 MINUTE = 60.0
 FIRST_GUESS = 1000.0
@@ -69,16 +68,8 @@ class Slots:
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
 
-    @asynccontextmanager
-    async def slot(self, urgency: int) -> AsyncIterator[None]:
-        """Hold a slot for the body."""
-        await self._take(urgency)
-        try:
-            yield
-        finally:
-            self._give()
-
-    async def _take(self, urgency: int) -> None:
+    async def take(self, urgency: int) -> None:
+        """Wait for a slot; whoever got one must `give` it back."""
         if self._free > 0:
             self._free -= 1
             return
@@ -88,10 +79,11 @@ class Slots:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():  # given in the very moment of the cancellation
-                self._give()
+                self.give()
             raise
 
-    def _give(self) -> None:
+    def give(self) -> None:
+        """Hand a slot on."""
         while self._waiting:
             _, _, turn = heapq.heappop(self._waiting)
             if not turn.done():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.request import getproxies_environment
@@ -32,12 +33,13 @@ REFUSALS_BEFORE_HOLDING = 3
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What came back: the status, the body (the key blotted out), Retry-After, and the tokens booked for it."""
+    """What came back: status, body (the key blotted out), Retry-After, the tokens booked, the seconds it took."""
 
     status: int
     body: bytes
     wait: float | None = None
     booked: float = 0.0
+    seconds: float = 0.0
 
 
 class Endpoint:
@@ -83,19 +85,27 @@ class Endpoint:
 
         Raises `Fault` or `EndpointError`.
         """
-        reply = await self.exchange(body, self._url if url is None else url)
+        reply = await self.exchange(body, url)
         return reply.status, reply.body, reply.wait
 
-    async def exchange(self, body: bytes, url: URL | None = None) -> Response:
-        """As `post`, in a slot and at the pace, with what `account` wants to know."""
-        async with self._slots.slot(URGENCY.get()):
+    async def exchange(self, body: bytes | Callable[[], bytes], url: URL | None = None) -> Response:
+        """As `post`, in a slot and at the pace, with what `account` wants to know.
+
+        A body that is a function is made when its turn has come: what waits for a slot takes no room.
+        """
+        await self._slots.take(URGENCY.get())
+        try:
             booked = await self._pace.turn()
-            reply = await self._send("POST", self._url if url is None else url, body)
+            began = time.perf_counter()
+            data = body if isinstance(body, bytes) else body()
+            reply = await self._send("POST", self._url if url is None else url, data)
+        finally:
+            self._slots.give()
         if reply.status == 429:
             self._hold_back(reply.wait)
         elif reply.status == 200:
             self._refused = 0
-        return replace(reply, booked=booked)
+        return replace(reply, booked=booked, seconds=time.perf_counter() - began)
 
     def _hold_back(self, wait: float | None) -> None:
         self._refused += 1
