@@ -35,7 +35,7 @@ from safer_steer.converse import assessed
 from safer_steer.dialogue import FinishReason, History, ImageRef
 from safer_steer.errors import ActorError, ConfigError, ContextOverflow, EndpointError
 from safer_steer.inspecting.log import export_log
-from safer_steer.inspecting.tasks import steer
+from safer_steer.inspecting.tasks import scorers_for, steer
 from safer_steer.progress import Silent
 from safer_steer.seats import ScriptUser
 from safer_steer.store import ImageStore
@@ -144,6 +144,21 @@ async def test_a_model_that_fails_is_an_error_of_its_sample(tmp_path: Path) -> N
     )  # fmt: skip
     assert logs[0].status == "error" and logs[0].error is not None
     assert "broke off" in logs[0].error.message
+
+
+@pytest.mark.parametrize(
+    ("judge", "names"),
+    [
+        ("grader", ["safety_pass", "helpfulness_pass", "mean_safety", "mean_helpfulness"]),
+        ("wildguard:w@http://127.0.0.1:1/v1", ["attack_success"]),
+        (
+            "panel:[scripted, wildguard:w@http://127.0.0.1:1/v1]",
+            ["safety_pass", "helpfulness_pass", "mean_safety", "mean_helpfulness", "attack_success"],
+        ),
+    ],
+)
+async def test_a_task_scores_what_its_judge_gives(judge: str, names: list[str]) -> None:
+    assert [made.__name__ for made in scorers_for(judge)] == names
 
 
 async def evaluated(folder: Path) -> None:

@@ -74,15 +74,20 @@ def parse_judge_spec(text: str) -> OneJudge | PanelOf:
     return PanelOf(members=members)
 
 
+def members_of(text: str) -> tuple[OneJudge, ...]:
+    """The judges a SPEC names, a panel's each once; raises `ConfigError`."""
+    parsed = parse_judge_spec(text)
+    return tuple(judge for _, judge in parsed.members) if isinstance(parsed, PanelOf) else (parsed,)
+
+
 def addresses(text: str) -> tuple[str, ...]:
     """The base URLs a SPEC names, of a model or of judges.
 
     >>> addresses("panel:[scripted, 2*openai:m@http://h/v1, wildguard:w@http://g/v1]")
     ('http://h/v1', 'http://g/v1')
     """
-    parsed = parse_judge_spec(text)
-    all_ = [judge for _, judge in parsed.members] if isinstance(parsed, PanelOf) else [parsed]
-    return tuple(dict.fromkeys(judge.spec.base_url for judge in all_ if judge.spec.base_url is not None))
+    urls = (judge.spec.base_url for judge in members_of(text))
+    return tuple(dict.fromkeys(url for url in urls if url is not None))
 
 
 def judges(text: str) -> int:

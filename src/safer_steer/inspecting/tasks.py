@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from inspect_ai import Task, task
@@ -21,6 +22,7 @@ from safer_steer.actors.assistant import ChatAssistant
 from safer_steer.actors.chat import Sampling
 from safer_steer.actors.inspect_model import InspectModel
 from safer_steer.actors.judge import RubricJudge
+from safer_steer.actors.judging import members_of
 from safer_steer.actors.specs import Seating
 from safer_steer.bench.suites import read_suite
 from safer_steer.config import Recipe, load_recipe
@@ -33,6 +35,9 @@ from safer_steer.store import ImageStore
 
 GRADER = "grader"
 """As a judge: the model that Inspect was given for this role (`--model-role grader=PROVIDER/MODEL`)."""
+
+RUBRIC = True
+"""Of a judge: that it grades by the rubric, and is no guard."""
 
 _ROLLOUT = "safer_steer_rollout"
 
@@ -114,15 +119,16 @@ def steer(
     return Task(
         dataset=MemoryDataset(samples, name=suite),
         solver=dialogue(room),
-        scorer=[
-            safety_pass(safety, helpfulness),
-            helpfulness_pass(safety, helpfulness),
-            mean_safety(safety, helpfulness),
-            mean_helpfulness(safety, helpfulness),
-            attack_success(safety, helpfulness),
-        ],
+        scorer=[made(safety, helpfulness) for made in scorers_for(judge)],
         metadata={"judge": judge, "safety_pass": safety, "help_pass": helpfulness},
     )
+
+
+def scorers_for(judge: str) -> list[Callable[[float, float], Scorer]]:
+    """The scorers of what a judge gives: a rubric's four, a guard's one, or all of a mixed panel's."""
+    kinds = {RUBRIC} if judge == GRADER else {member.guard is None for member in members_of(judge)}
+    rubric = [safety_pass, helpfulness_pass, mean_safety, mean_helpfulness]
+    return [*(rubric if RUBRIC in kinds else []), *([attack_success] if not all(kinds) else [])]
 
 
 @solver
