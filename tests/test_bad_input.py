@@ -201,6 +201,8 @@ def test_a_bad_seed_file_is_named_by_file_line_and_field(tmp_path: Path, capsys:
 
 
 def test_the_demo_looks_at_its_last_inputs_first(tmp_path: Path, capsys: Capture) -> None:
-    command = ("demo", "--set", "eval.suite=gone.jsonl", "--out", tmp_path / "out")
-    assert "gone.jsonl" in fault(call(capsys, *command))
-    assert not (tmp_path / "out").exists()
+    suite = write_suite(tmp_path, entry("d1"), entry("d2", image="gone.png"))
+    for given, said in (("gone.jsonl", "gone.jsonl"), (suite, f"{suite}:2: field 'image': 'gone.png'")):
+        command = ("demo", "--set", f"eval.suite={given}", "--out", tmp_path / "out")
+        assert said in fault(call(capsys, *command))
+        assert not (tmp_path / "out" / "construct").exists()

@@ -12,7 +12,7 @@ from safer_steer.actors.adaptive import AdaptiveUser
 from safer_steer.actors.judging import parse_judge_spec
 from safer_steer.actors.specs import Seating, SpecKind, parse_spec
 from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, unscored_share
-from safer_steer.bench.suites import read_suite, suite_print
+from safer_steer.bench.suites import check_suite, read_suite, suite_print
 from safer_steer.bootstrap import bootstrap
 from safer_steer.config import Recipe, Start
 from safer_steer.construct.stage import construct, scripts_of
@@ -54,6 +54,8 @@ class Pipeline:
         if self._all_done(inputs):
             self.report.note(f"everything is already done; report: {self.run.root / 'report.html'}")
             return
+        settings = self.recipe.eval
+        check_suite(settings.suite, settings.limit, skip_bad_rows=settings.skip_bad_rows)
         await self.construct()
         await self.bootstrap()
         await self.sft()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from safer_steer.dialogue import MAX_TURNS, ImageRef, Script, ScriptKind, Split, UserTurn
-from safer_steer.errors import DataError
 from safer_steer.formats import Item, Reading, Row, find
 
 SINGLE_TURN_PASS = 3.0
@@ -111,8 +110,3 @@ def held_out(
         suite=suite,
         question=question,
     )
-
-
-def nothing_to_give(path: Path) -> DataError:
-    """The error for a suite in which there is no dialogue."""
-    return DataError("the file holds no dialogue" if path.is_file() else "no dialogue was found here", file=path)
