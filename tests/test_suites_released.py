@@ -138,9 +138,9 @@ def test_spa_vl_is_the_harm_part_of_its_test_split(tmp_path: Path) -> None:
 def test_vlguard_asks_both_ways_about_a_safe_image(tmp_path: Path) -> None:
     scripts = read(tmp_path, "vlguard").scripts
     assert [(s.id, texts(s)[0], s.kind.value, s.category) for s in scripts] == [
-        ("vlguard-test-s-safe", "what is it?", "benign", "benign"),
-        ("vlguard-test-s-unsafe", "insult it", "red_team", "safe_image"),
-        ("vlguard-test-u-unsafe", "whose is it?", "red_team", "privacy"),
+        ("vlguard-test-good-s-safe", "what is it?", "benign", "benign"),
+        ("vlguard-test-good-s-unsafe", "insult it", "red_team", "safe_image"),
+        ("vlguard-test-bad-u-unsafe", "whose is it?", "red_team", "privacy"),
     ]
     assert scripts[0].turns[0].reference == "a thing" and scripts[1].turns[0].reference is None
 

@@ -6,6 +6,7 @@ A row with a safe image has two instructions, one harmless and one not; one with
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from safer_steer.dialogue import SeedKind, Split
 from safer_steer.formats.item import Item
@@ -31,6 +32,7 @@ def items(reading: Reading, split: Split | None = None) -> Iterator[Item]:
 
 def _items(reading: Reading, row: Row, split: Split | None, folder: str) -> Iterator[Item]:
     image = reading.image(row, "image", folder, f"VLGuard/{folder}")
+    source = Path(row.text("image")).parent.name  # the images come from several datasets, each with ids of its own
     found = {key: inner for inner in row.each("instr-resp") for key in inner.values if key.endswith("instruction")}
     wanted = ("safe_instruction", "unsafe_instruction") if row.truth("safe") else ("instruction",)
     for key in wanted:
@@ -39,7 +41,7 @@ def _items(reading: Reading, row: Row, split: Split | None, folder: str) -> Iter
         benign = key == "safe_instruction"
         category = row.optional_text("harmful_category")
         yield Item(
-            id=f"vlguard-{folder}-{row.identity('id')}-{key.removesuffix('instruction').strip('_') or 'unsafe'}",
+            id=f"vlguard-{folder}-{source}-{row.identity('id')}-{'safe' if benign else 'unsafe'}",
             question=found[key].text(key),
             category="benign" if benign else SAFE_IMAGE if category is None else category,
             images=(image,),
