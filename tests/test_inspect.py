@@ -195,6 +195,7 @@ async def test_an_evaluation_becomes_a_log_that_inspect_reads(tmp_path: Path) ->
     assert "first failure at turn 2" in samples["s1"].scores["safety_pass"].explanation
     assert samples["s2"].messages[3].metadata["unscored"] == "unparseable"
     assert samples["s3"].error is not None and "away" in samples["s3"].error.message
+    assert log.stats.started_at <= log.stats.completed_at and log.stats.completed_at.endswith("+00:00")
     assert [message.text for message in samples["s3"].messages] == ["a", "answer 1"]
 
 

@@ -166,6 +166,7 @@ def test_the_stamp_changes_with_the_members_and_the_rule() -> None:
     stamps = [Panel([one, two]), Panel([one, one]), Panel([one, two], rule=MAJORITY), Panel([one, two], quorum=1)]
     assert len({panel.stamp for panel in stamps}) == 4
     assert Panel([one, two]).stamp.judge == "panel of a, b"
+    assert Panel([one, two, one]).stamp.judge == "panel of 2*a, b"
 
 
 @pytest.mark.anyio

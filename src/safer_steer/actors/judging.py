@@ -18,7 +18,7 @@ from safer_steer.actors.guards import GuardKind, LlamaGuard, StrongReject, WildG
 from safer_steer.actors.judge import JUDGING, RubricJudge
 from safer_steer.actors.moderation import ModerationGuard
 from safer_steer.actors.panel import Panel, PanelRule, ScaledJudge
-from safer_steer.actors.specs import Spec, SpecKind, parse_spec
+from safer_steer.actors.spec import Spec, SpecKind, parse_spec
 from safer_steer.config import EvalConfig
 from safer_steer.dialogue import Record
 from safer_steer.errors import ConfigError

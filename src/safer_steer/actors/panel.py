@@ -59,7 +59,8 @@ class Panel:
         self._members, self._rule, self._quorum = tuple(members), rule, quorum
         self._scales = tuple(member.scale for member in members)
         self.scale = Scale(ranges={key: span for scale in self._scales for key, span in scale.ranges.items()})
-        names = ", ".join(member.stamp.judge for member in members)
+        asked = Counter(member.stamp.judge for member in members)
+        names = ", ".join(name if times == 1 else f"{times}*{name}" for name, times in asked.items())
         prompts = stable_id(*(member.stamp.model_dump_json() for member in members))
         needed = "half" if quorum is None else quorum
         self.stamp = Stamp(judge=f"panel of {names}", prompt=prompts, version=f"{rule}, quorum {needed}")

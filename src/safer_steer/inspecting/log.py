@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from inspect_ai.log import (
     EvalSample,
     EvalScore,
     EvalSpec,
+    EvalStats,
     write_eval_log,
 )
 from inspect_ai.scorer import Score
@@ -53,6 +54,7 @@ def export_log(folder: Path, target: Path, images: ImageStore | None) -> int:
             scores=list(_results(samples)),
         ),
         samples=samples,
+        stats=_stats(folder, float(summary.get("seconds", 0.0))),
         error=_error(f"{broken} of {len(rollouts)} dialogues broke off") if broken else None,
     )
     try:
@@ -82,6 +84,7 @@ def sample_of(rollout: Rollout, protocol: Protocol, picture: Picture) -> EvalSam
         },
         error=None if rollout.fault is None else _error(rollout.fault),
         turn_count=len(rollout.turns),
+        total_time=sum(turn.answer.usage.seconds for turn in rollout.turns),
     )
 
 
@@ -114,6 +117,13 @@ def _spec(protocol: Protocol, rollouts: list[Rollout], summary: dict[str, Any]) 
             "unscored_reasons": summary.get("unscored_reasons"),
         },
     )
+
+
+def _stats(folder: Path, seconds: float) -> EvalStats:
+    """When the evaluation's last session ran: its summary was written at the end of it."""
+    ended = datetime.fromtimestamp((folder / "summary.json").stat().st_mtime, UTC)
+    began = ended - timedelta(seconds=seconds)
+    return EvalStats(started_at=began.isoformat(timespec="seconds"), completed_at=ended.isoformat(timespec="seconds"))
 
 
 def _results(samples: Iterable[EvalSample]) -> Iterable[EvalScore]:
