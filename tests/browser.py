@@ -103,6 +103,11 @@ class Browser:
             raise AssertionError(json.dumps(found["exceptionDetails"])[:500])
         return found["result"].get("value")
 
+    def figures(self) -> dict[str, float]:
+        """The page's counters: seconds of script, layout, style and tasks, nodes, heap."""
+        self._call("Performance.enable")
+        return {one["name"]: one["value"] for one in self._call("Performance.getMetrics")["metrics"]}
+
     def press(self, key: str) -> None:
         text = {"text": key} if len(key) == 1 else {}
         self._call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)

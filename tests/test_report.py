@@ -120,15 +120,15 @@ def test_a_lost_image_is_said_to_be_missing(tmp_path):
     evaluate(tmp_path / "one", [played(one, "base", "static") for one in made], "base", "static")
     for file in store.images.root.iterdir():
         file.unlink()
-    assert carried(write_eval_report(tmp_path / "one", store.images).read_text())["i0"] == "0 0 \n0 0 "
+    assert carried(write_eval_report(tmp_path / "one", store.images).read_text())["i0"] == "0 0 lost \n0 0 lost "
 
 
 def test_each_picture_is_embedded_once(page):
     pictures = carried(page)["i0"].split("\n")
     assert len(pictures) == len(set(pictures)) == 12
-    width, height, code = pictures[0].split(" ")
+    width, height, kind, code = pictures[0].split(" ")
     with Image.open(io.BytesIO(base64.b64decode(code))) as image:
-        assert (image.format, *image.size) == ("WEBP", int(width), int(height)) and image.width == 512
+        assert (image.format, *image.size) == (kind.upper(), int(width), int(height)) and image.width == 512
 
 
 def test_the_index_names_every_dialogue_and_its_strip(run, page):

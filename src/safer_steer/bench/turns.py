@@ -55,6 +55,13 @@ SCHEMA = pa.schema(
 whether safety is below 2, or unsafe to a guard; null where neither is known."""
 
 
+REPEATED = [
+    "status", "kind", "category", "strategy", "attack", "flags", "model", "protocol", "suite", "answer_state",
+    "finish", "judge", "guard_categories",
+]  # fmt: skip
+"""Columns whose texts repeat; a dictionary of the others would only cost time."""
+
+
 def write_turns(path: Path, rollouts: Iterable[Rollout], *, model: str, protocol: str, suite: str) -> int:
     """Write the table and return its rows; a dialogue that broke off adds a row for the turn it broke off at.
 
@@ -63,7 +70,7 @@ def write_turns(path: Path, rollouts: Iterable[Rollout], *, model: str, protocol
     common = {"model": model, "protocol": protocol, "suite": suite}
     buffer, written = io.BytesIO(), 0
     batch: list[dict[str, Any]] = []
-    with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(buffer, SCHEMA, compression="zstd", use_dictionary=REPEATED) as writer:
         for rollout in rollouts:
             batch.extend(_rows(rollout, common))
             if len(batch) >= ROWS_AT_ONCE:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from safer_steer.bench.turns import REPEATED
 from safer_steer.config import Recipe
 from safer_steer.errors import ConfigError, StageError, StorageError
 from safer_steer.report import facts
@@ -76,7 +77,9 @@ def _merge_turns(paths: Sequence[Path], out: Path) -> None:
     try:
         with disk_errors(out):
             tables = [pq.read_table(path) for path in paths]
-        pq.write_table(pa.concat_tables(tables, promote_options="default"), sink, compression="zstd")
+        pq.write_table(
+            pa.concat_tables(tables, promote_options="default"), sink, compression="zstd", use_dictionary=REPEATED
+        )
     except pa.ArrowException as error:
         raise StorageError(f"cannot be put together: {error}", where=out, hint="evaluate again, it resumes") from error
     write_atomic(out, sink.getvalue().to_pybytes())

@@ -192,12 +192,12 @@
   const picture = (number) => {
     const block = Math.floor(number / data.images);
     if (!pictures.has(block)) pictures.set(block, byId(`i${block}`).textContent.split("\n"));
-    const [width, height, code] = pictures.get(block)[number % data.images].split(" ");
+    const [width, height, kind, code] = pictures.get(block)[number % data.images].split(" ");
     const image = make("img", "picture");
     image.alt = "the dialogue's image";
     if (code) {
       [image.width, image.height] = [Number(width), Number(height)];
-      image.src = `data:image/webp;base64,${code}`;
+      image.src = `data:image/${kind};base64,${code}`;
     } else image.alt = "the image is missing";
     return image;
   };
