@@ -146,7 +146,7 @@ def in_browser(page: Path, anchor: str) -> None:
         spent = {name: 1000 * (value - before[name]) / len(gaps) for name, value in browser.figures().items()}
         ours = sum(spent[f"{name}Duration"] for name in ("Script", "RecalcStyle", "Layout"))
         print(
-            f"  scrolling a view a frame: {ours:.1f} ms of script, style and layout a frame, {spent['TaskDuration']:.1f}"
+            f"  scrolling a view a frame: {ours:.1f} ms of script, style, layout a frame, {spent['TaskDuration']:.1f}"
         )
         print(f"    in all with software painting; frames came every {gaps[len(gaps) // 2]:.0f} ms (median)")
         print(f"  searching every text: {browser.evaluate(SEARCH, timeout=120) / 1000:.1f} s")

@@ -37,14 +37,14 @@ def blocks(found: Sequence[Entry], columns: Sequence[str], store: ImageStore) ->
     ordered = [refs[digest] for digest in sorted(refs)]
     numbers = {ref.sha256: number for number, ref in enumerate(ordered)}
     size, kind = next((pixels, kind) for limit, pixels, kind in SIZES if len(ordered) <= limit)
+
+    def chunk(start: int) -> bytes:
+        return pack(b"\n".join(entry.line(numbers) for entry in found[start : start + DIALOGUES_PER_CHUNK]))
+
     with ThreadPoolExecutor(THREADS) as pool:
         pictures = list(pool.map(lambda ref: thumbnail(ref, store, size, kind), ordered))
-        chunks = [
-            b"\n".join(entry.line(numbers) for entry in found[start : start + DIALOGUES_PER_CHUNK])
-            for start in range(0, len(found), DIALOGUES_PER_CHUNK)
-        ]
-        packed = list(pool.map(pack, [index(found, columns), *chunks]))
-    names = ["index", *(f"c{number}" for number in range(len(chunks)))]
+        packed = [pack(index(found, columns)), *pool.map(chunk, range(0, len(found), DIALOGUES_PER_CHUNK))]
+    names = ["index", *(f"c{number}" for number in range(len(packed) - 1))]
     images = [
         element(f"i{number}", b"\n".join(pictures[start : start + IMAGES_PER_BLOCK]))
         for number, start in enumerate(range(0, len(pictures), IMAGES_PER_BLOCK))
