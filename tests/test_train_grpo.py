@@ -9,7 +9,8 @@ import pytest
 
 from people import ToldJudge
 from safer_steer.actors.local import LocalModel
-from safer_steer.dialogue import History
+from safer_steer.config import Recipe
+from safer_steer.dialogue import AnswerFormat, History
 from safer_steer.errors import StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.store import RunFolder, read_records
@@ -103,3 +104,26 @@ def test_when_nobody_differs_there_is_nothing_to_learn(tmp_path: Path, start: Pa
     lines = metrics(tmp_path)
     assert [line.dropped for line in lines] == [{"zero_spread": 2}] * 2
     assert [(line.loss, line.reward) for line in lines] == [(None, pytest.approx(2 / 3))] * 2
+
+
+def test_what_goes_wrong_in_a_dialogue_is_a_state_with_a_policy(tmp_path: Path, start: Path) -> None:
+    """Overflow: a fault, replayed, dropped. Format failure: the named reward for all, no spread. Cut off: judged."""
+
+    def said(name: str, recipe: Recipe) -> GrpoStep:
+        run = RunFolder(tmp_path / name)
+        with pytest.raises(StageError, match="anything to teach"):
+            run_grpo(recipe, run, start, scripts=tiny_scripts(run), tutor=tutor(flat), report=Silent())
+        return metrics(tmp_path / name)[0]
+
+    def flat(history: History, text: str) -> Verdict:
+        return graded(7, history)
+
+    overflow = said("overflow", tiny_recipe(grpo={"steps": 1, "max_tokens": 2040}))
+    assert (overflow.dropped, overflow.replays, overflow.turns) == ({"fault": 2}, 2, 0)
+    assert overflow.reward is None and overflow.loss is None
+    tagged = tiny_recipe(grpo={"steps": 1, "format_failure_reward": 0.25})
+    failed = said("format", tagged.model_copy(update={"answer_format": AnswerFormat.TAGGED}))
+    assert failed.format_failures == failed.turns == 8 and failed.unscored == 0
+    assert (failed.reward, failed.dropped) == (0.25, {"zero_spread": 2})
+    cut = said("cut", tiny_recipe(grpo={"steps": 1, "max_tokens": 1}))
+    assert cut.truncated > 0.5 and cut.unscored == 0 and cut.reward == pytest.approx(2 / 3)
