@@ -147,3 +147,23 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "told" / "stats.txt").read_text() == out
     code, _, err = call(capsys, "data", "export", tmp_path / "nowhere", "--format", "trl")
     assert code == 1 and "no such run folder" in err
+
+
+def test_training_data_is_held_against_any_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished_run(tmp_path / "run")
+    export(run, "jsonl", tmp_path / "out")
+    lines = (tmp_path / "out" / "bench.jsonl").read_text().splitlines()
+    words = " ".join(f"word{n}" for n in range(30))
+    scripts = [json.loads(line) for line in lines]
+    folder = tmp_path / "suite"
+    folder.mkdir()
+    lot = Image.effect_noise((64, 64), 90)
+    lot.save(folder / "noise.png")
+    clean = {**scripts[1], "image": "noise.png", "messages_fixed": [{"role": "user", "content": words}] * 2}
+    (folder / "clean.jsonl").write_text(json.dumps(clean) + "\n")
+    code, out, _ = call(capsys, "data", "check", run.root, "--suite", folder / "clean.jsonl")
+    assert code == 0 and json.loads(out)["dialogues"] == {"rl": 3, "sft": 2, str(folder / "clean.jsonl"): 1}
+    code, out, _ = call(capsys, "data", "check", run.root, "--suite", tmp_path / "out" / "bench.jsonl")
+    found = {(one["id"], one["image_bits"]) for one in json.loads(out)["overlaps"]}
+    assert code == 1 and {name for name, _ in found} == {"sft/s1", "rl/r1", "rl/r2", "rl/r3"}
+    assert ("rl/r1", 0) in found, "the same picture"

@@ -287,6 +287,20 @@ def export_(
         typer.echo(f"{folder / name}: {number}")
 
 
+@data.command()
+def check(
+    run: RunArgument,
+    suite: Annotated[str, typer.Option("--suite", help="A built-in suite, or its file or folder.")],
+) -> None:
+    """What of a run's training data stands in a benchmark too, by words and by image. Exit code 1 if anything does."""
+    from safer_steer.exports.check import against
+
+    found = against(_finished(run), suite)
+    typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
+    if found:
+        raise typer.Exit(1)
+
+
 def _finished(run: Path) -> RunFolder:
     if not run.is_dir():
         raise ConfigError("no such run folder", where=run, hint="give the --out of an earlier stage")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,7 @@ try:
     import torchaudio  # noqa: F401
 except (ImportError, OSError):  # it has no build for CPUs, and is imported for dialogues with sound, which ours are not
     sys.modules["torchaudio"] = ModuleType("torchaudio")
+    sys.modules["torchaudio"].__spec__ = ModuleSpec("torchaudio", None)
 pytest.importorskip("llamafactory")
 
 

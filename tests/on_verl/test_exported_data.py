@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 pytest.importorskip("verl")
+
+
+class Template:
+    """A tokenizer and processor as far as reading data needs one: two tokens a message."""
+
+    image_processor = SimpleNamespace(patch_size=14)
+
+    def apply_chat_template(
+        self, messages: list[object], add_generation_prompt: bool = False, **rest: object
+    ) -> list[int]:
+        return [1, 2] * len(messages) + [3] * add_generation_prompt
 
 
 def test_the_rl_dataset_puts_each_image_in_its_place(tmp_path: Path) -> None:
@@ -38,16 +50,18 @@ def test_the_rl_dataset_puts_each_image_in_its_place(tmp_path: Path) -> None:
 
 
 def test_the_sft_dataset_keeps_turns_and_images(tmp_path: Path) -> None:
-    import pandas
+    from omegaconf import OmegaConf
     from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 
     from finished_run import finished_run
     from safer_steer.exports import export
 
     export(finished_run(tmp_path / "run"), "verl", tmp_path / "out")
-    frame = pandas.read_parquet(tmp_path / "out" / "sft.parquet")
-    reader = MultiTurnSFTDataset.__new__(MultiTurnSFTDataset)
-    reader.messages_key, reader.image_key, reader.video_key = "messages", "images", "videos"
-    messages = reader._build_messages(frame.iloc[0].to_dict())
-    assert [message["role"] for message in messages] == ["user", "assistant"] * 2
-    assert [block["type"] for block in messages[0]["content"]] == ["image", "text"]
+    path, template = str(tmp_path / "out" / "sft.parquet"), Template()
+    data = MultiTurnSFTDataset(path, tokenizer=template, config=OmegaConf.create({}), processor=template)
+    assert len(data) == 2
+    shown, plain = (data._build_messages(data.dataframe.iloc[number].to_dict()) for number in range(2))
+    assert [message["role"] for message in shown] == ["user", "assistant"] * 2
+    assert [block["type"] for block in shown[0]["content"]] == ["image", "text"]
+    assert shown[1]["content"] == [{"type": "text", "text": "answer 1"}]
+    assert [block["type"] for message in plain for block in message["content"]] == ["text"] * 4

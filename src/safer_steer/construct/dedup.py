@@ -85,10 +85,10 @@ class Looks:
         self._images, self._most = images, most
         self._hashes: dict[str, int | None] = {}
 
-    def see(self, ref: ImageRef) -> None:
-        """Hash an image; raises `ImageError`."""
+    def see(self, ref: ImageRef, images: ImageStore | None = None) -> None:
+        """Hash an image, which lies in the run's store if no other is named; raises `ImageError`."""
         if ref.sha256 not in self._hashes:
-            self._hashes[ref.sha256] = perceptual_hash(self._images.open(ref))
+            self._hashes[ref.sha256] = perceptual_hash((self._images if images is None else images).open(ref))
 
     def across(self, ordered: Sequence[Item]) -> list[Repeat]:
         """The items with an image like one of an item of an earlier split. `ordered` by `Item.order`."""

@@ -2,8 +2,9 @@
 
 Sort every text's shingles by one common order, rarest first. Two texts of n and m shingles with Jaccard ≥ t share at
 least `o = ⌈t/(1+t)·(n+m)⌉`, so (1) they share one among the first `n − ⌈t·n⌉ + 1` of each, and (2) where the first
-shared one stands at places i and j, `1 + min(n−i−1, m−j−1) ≥ o`. What passes both tests is compared exactly. Unlike
-with MinHash no pair is missed: the result is what comparing every pair would give.
+shared one stands at places i and j, `1 + min(n−i−1, m−j−1) ≥ o`; (3) each bit in which their 512-bit maps of hashed
+shingles differ stands for a shingle that only one of them has, of which there may be `n + m − 2o`. What passes all
+tests is compared exactly. Unlike with MinHash no pair is missed: the result is what comparing every pair would give.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ _BITS = 21  # three word numbers in 63 bits: equal integers are equal words, for
 _BUDGET = 2_000_000  # pairs looked at in one go: bounds the memory
 _EPS = 1e-9  # a product that is whole by rights must not be rounded up
 
+_MAP_WORDS = 8  # of 64 bits, in a text's map
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # a multiplier that spreads similar integers over the high bits
+
 Shingles = NDArray[np.int64]
 Ints = NDArray[np.int64]
+Maps = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,11 @@ def near_duplicate_sets(sets: Sequence[Shingles], threshold: float) -> Iterator[
         return
     sizes = np.array([own.size for own in sets], dtype=np.int64)
     entries = _prefixes(sets, sizes, threshold)
+    maps = _maps(sets)
     gone = np.zeros(len(sets), dtype=bool)
     begin = 0
     while begin < len(sets):
-        begin, pairs = _next_candidates(entries, sizes, begin, threshold)
+        begin, pairs = _next_candidates(entries, sizes, maps, begin, threshold)
         found = [*_verified(pairs, sets, gone, threshold)]
         yield from found
         if found:
@@ -127,8 +133,19 @@ def _prefixes(sets: Sequence[Shingles], sizes: Ints, threshold: float) -> _Entri
     return _Entries(rank[by_rank], item[by_rank], place[by_rank])
 
 
-def _next_candidates(entries: _Entries, sizes: Ints, begin: int, threshold: float) -> tuple[int, list[tuple[int, int]]]:
-    """The pairs (item, earlier item) that pass both tests, for the items from `begin` to the end that is returned."""
+def _maps(sets: Sequence[Shingles]) -> Maps:
+    """Of each set a map with the bits of its shingles' hashes set."""
+    maps = np.zeros((len(sets), _MAP_WORDS), dtype=np.uint64)
+    for own, row in zip(sets, maps, strict=True):
+        places = (own.astype(np.uint64) * _SPREAD) >> np.uint64(55)
+        np.bitwise_or.at(row, places >> np.uint64(6), np.uint64(1) << (places & np.uint64(63)))
+    return maps
+
+
+def _next_candidates(
+    entries: _Entries, sizes: Ints, maps: Maps, begin: int, threshold: float
+) -> tuple[int, list[tuple[int, int]]]:
+    """The pairs (item, earlier item) that pass all tests, for the items from `begin` to the end that is returned."""
     earlier = entries.earlier()
     work = np.cumsum(np.bincount(entries.item, weights=earlier, minlength=sizes.size)[begin:])
     end = begin + max(1, int(np.searchsorted(work, _BUDGET, side="right")))
@@ -138,9 +155,18 @@ def _next_candidates(entries: _Entries, sizes: Ints, begin: int, threshold: floa
     left = right - 1 - (np.arange(right.size) - np.repeat(np.cumsum(partners) - partners, partners))
     n, m = sizes[entries.item[right]], sizes[entries.item[left]]
     most = np.minimum(n - entries.place[right], m - entries.place[left])
-    passes = most >= np.ceil(threshold / (1 + threshold) * (n + m) - _EPS)
+    passes = most >= _least(n, m, threshold)
     keys = np.unique((entries.item[right[passes]] << 32) | entries.item[left[passes]])
-    return end, list(zip((keys >> 32).tolist(), (keys & 0xFFFFFFFF).tolist(), strict=True))
+    item, of = keys >> 32, keys & 0xFFFFFFFF
+    apart = np.bitwise_count(maps[item] ^ maps[of]).sum(axis=1, dtype=np.int64)
+    near = apart <= sizes[item] + sizes[of] - 2 * _least(sizes[item], sizes[of], threshold)
+    return end, list(zip(item[near].tolist(), of[near].tolist(), strict=True))
+
+
+def _least(n: Ints, m: Ints, threshold: float) -> Ints:
+    """How many shingles two sets of n and m must share."""
+    least: Ints = np.ceil(threshold / (1 + threshold) * (n + m) - _EPS).astype(np.int64)
+    return least
 
 
 def _verified(
