@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,19 +51,24 @@ def test_the_rl_dataset_puts_each_image_in_its_place(tmp_path: Path) -> None:
     assert data[0]["data_source"] == "steer-rl" and data[0]["reward_model"]["style"] == "model"
 
 
-def test_the_sft_dataset_keeps_turns_and_images(tmp_path: Path) -> None:
+def test_the_sft_dataset_keeps_turns_and_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from omegaconf import OmegaConf
+    from PIL import Image
     from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 
     from finished_run import finished_run
     from safer_steer.exports import export
 
     export(finished_run(tmp_path / "run"), "verl", tmp_path / "out")
+    if importlib.util.find_spec("torchvision") is None:  # verl decodes by qwen_vl_utils, which needs it
+        decode = "verl.utils.dataset.multiturn_sft_dataset.process_image"
+        monkeypatch.setattr(decode, lambda image, **rest: Image.open(io.BytesIO(image["bytes"])))
     path, template = str(tmp_path / "out" / "sft.parquet"), Template()
     data = MultiTurnSFTDataset(path, tokenizer=template, config=OmegaConf.create({}), processor=template)
     assert len(data) == 2
     shown, plain = (data._build_messages(data.dataframe.iloc[number].to_dict()) for number in range(2))
     assert [message["role"] for message in shown] == ["user", "assistant"] * 2
     assert [block["type"] for block in shown[0]["content"]] == ["image", "text"]
+    assert shown[0]["content"][0]["image"].size == (32, 25)
     assert shown[1]["content"] == [{"type": "text", "text": "answer 1"}]
     assert [block["type"] for message in plain for block in message["content"]] == ["text"] * 4
