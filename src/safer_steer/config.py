@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from safer_steer.cluster import ClusterConfig
 from safer_steer.dialogue import MAX_TURNS, AnswerFormat, Split
 from safer_steer.errors import ConfigError
 from safer_steer.limits import Limits
@@ -364,6 +365,7 @@ class Recipe(_Section):
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
     eval: EvalConfig = EvalConfig()
+    cluster: ClusterConfig = ClusterConfig()
     endpoints: dict[str, Limits] = Field(default_factory=dict)
     """Limits and prices by base URL; `default` holds for every server, and below what a server's own entry says."""
     cache: CacheConfig = CacheConfig()

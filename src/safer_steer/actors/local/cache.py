@@ -76,6 +76,8 @@ class SlotLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return self._owner.columns
 
+    get_max_cache_shape = get_max_length  # what transformers 5.5 to 5.10 call it
+
 
 @dataclass(frozen=True, slots=True)
 class KeptRow:
