@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import tiny_qwen
 import torch
 import transformers
 from transformers import AutoProcessor, Qwen2_5_VLConfig
 from verl.plugin.platform import PlatformBase, PlatformRegistry
-
-import tiny_qwen
 
 # --- the processor, under the name by which verl looks for it ---------------------------------------------------
 transformers.models.qwen2_5_vl.processing_qwen2_5_vl.Qwen2_5_VLProcessor = tiny_qwen.Qwen2_5_VLProcessor
@@ -101,7 +100,8 @@ class CpuPlatform(PlatformBase):
 
 for name, value in {
     "empty_cache": lambda: None, "memory_allocated": lambda *_: 0, "memory_reserved": lambda *_: 0,
-    "max_memory_allocated": lambda *_: 0, "max_memory_reserved": lambda *_: 0, "reset_peak_memory_stats": lambda *_: None,
+    "max_memory_allocated": lambda *_: 0, "max_memory_reserved": lambda *_: 0,
+    "reset_peak_memory_stats": lambda *_: None,
     "mem_get_info": lambda *_: (2**34, 2**34), "get_device_name": lambda *_: "cpu", "manual_seed": torch.manual_seed,
     "get_rng_state": lambda *_: torch.get_rng_state(), "set_rng_state": lambda state, *_: torch.set_rng_state(state),
     "ipc_collect": lambda: None,
@@ -165,7 +165,10 @@ if os.environ.get("WORLD_SIZE") is None or "RAY_LOCAL_WORLD_SIZE" in os.environ:
             rows = [torch.log_softmax(score[0], -1) for score in out.scores]
             logprobs = [float(row[token]) for row, token in zip(rows, written, strict=True)]
             return TokenOutput(
-                token_ids=written, log_probs=logprobs, stop_reason="completed", extra_fields={"global_steps": self.version}
+                token_ids=written,
+                log_probs=logprobs,
+                stop_reason="completed",
+                extra_fields={"global_steps": self.version},
             )
 
         async def load(self, weights: dict[str, np.ndarray], version: int) -> int:

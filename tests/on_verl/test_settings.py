@@ -15,14 +15,14 @@ from safer_steer.errors import ConfigError
 from safer_steer.reward import Normalise
 from safer_steer.train.schedule import scripts_of_step
 from safer_steer.train.verl.data import write_rl_data
-from safer_steer.train.verl.settings import ELSEWHERE, check_recipe, sft_config, verl_config
+from safer_steer.train.verl.settings import ELSEWHERE, REFUSED, check_recipe, sft_config, verl_config
 
 PLACES = {"model": Path("/m"), "data": Path("/d.parquet"), "run": Path("/r"), "loop": Path("/l.yaml")}
 RECIPE_NAMES = ("qwen2_5_vl_3b_8gpu", "qwen2_5_vl_7b_8gpu")
 
 
 def recipe(*overrides: str) -> Recipe:
-    return recipe_from({"grpo": {"lora": None}}, overrides)
+    return recipe_from({"grpo": {"lora": None, "dtype": "bfloat16"}}, overrides)
 
 
 CHANGED = {
@@ -44,6 +44,9 @@ CHANGED = {
     "alpha": (0.4, "+algorithm.safer_steer", {"shaping": "tcsr", "alpha": 0.4, "divide_by_std": False}),
     "divide_by_std": (True, "+algorithm.safer_steer", {"shaping": "tcsr", "alpha": 0.3, "divide_by_std": True}),
     "normalise": ("paper", "actor_rollout_ref.actor.loss_agg_mode", "seq-mean-token-sum"),
+    "old_policy": ("rollout", "algorithm.rollout_correction.bypass_mode", True),
+    "gradient_checkpointing": (True, "actor_rollout_ref.model.enable_gradient_checkpointing", True),
+    "dtype": ("bfloat16", "actor_rollout_ref.actor.fsdp_config.dtype", "bfloat16"),
     "checkpoint_every": (9, "trainer.save_freq", 9),
 }
 
@@ -55,13 +58,16 @@ def test_a_hyperparameter_reaches_verl(key: str) -> None:
 
 
 def test_no_hyperparameter_is_forgotten() -> None:
-    assert set(GrpoConfig.model_fields) == set(CHANGED) | ELSEWHERE | {"lora"}
+    assert set(GrpoConfig.model_fields) == set(CHANGED) | ELSEWHERE | set(REFUSED)
 
 
 @pytest.mark.parametrize(
     "overrides, where",
     [
         (["grpo.lora={rank: 8}"], "grpo.lora"),
+        (["grpo.probe_every=5"], "grpo.probe_every"),
+        (["grpo.tutor_price={prompt: 1, completion: 2}"], "grpo.tutor_price"),
+        (["grpo.dtype=float32"], "grpo.dtype"),
         (["grpo.seeds_per_step=3", "grpo.samples=5"], "grpo.seeds_per_step"),
         (["cluster.tensor_parallel=3"], "cluster.tensor_parallel"),
         (["cluster.sequence_parallel=5"], "cluster.sequence_parallel"),
@@ -113,18 +119,24 @@ def test_the_paper_s_recipes_are_the_paper_s(name: str) -> None:
     assert (grpo.learning_rate, grpo.seeds_per_step, grpo.samples, grpo.beta) == (1e-5, 64, 5, 0.1)
     assert (grpo.max_length, grpo.micro_batch, grpo.weight_decay, grpo.alpha) == (10240, 2, 0.01, 0.3)
     assert (grpo.normalise, grpo.divide_by_std, grpo.steps * grpo.seeds_per_step) == (Normalise.PAPER, False, 1984)
-    assert (sft.learning_rate, sft.batch_size, sft.epochs, sft.weight_decay, sft.max_length) == (1e-5, 16, 2, 0.01, 32768)
+    assert (sft.learning_rate, sft.batch_size, sft.epochs, sft.weight_decay, sft.max_length) == (
+        1e-5,
+        16,
+        2,
+        0.01,
+        32768,
+    )
 
 
 def test_sft_runs_as_many_steps_as_on_one_machine() -> None:
-    settings = recipe_from({"sft": {"lora": None, "batch_size": 16, "epochs": 2}})
+    settings = recipe_from({"sft": {"lora": None, "dtype": "bfloat16", "batch_size": 16, "epochs": 2}})
     keys = sft_config(settings, model=Path("/m"), data=Path("/d"), run=Path("/r"), dialogues=100)
     assert (keys["trainer.total_training_steps"], keys["trainer.total_epochs"]) == (13, 3)
 
 
 @pytest.mark.parametrize("override", ["sft.lora={rank: 8}", "sft.batch_size=12", "sft.batch_size=104"])
 def test_sft_refuses_what_verl_cannot_do(override: str) -> None:
-    settings = recipe_from({"sft": {"lora": None}}, [override])
+    settings = recipe_from({"sft": {"lora": None, "dtype": "bfloat16"}}, [override])
     with pytest.raises(ConfigError):
         sft_config(settings, model=Path("/m"), data=Path("/d"), run=Path("/r"), dialogues=100)
 

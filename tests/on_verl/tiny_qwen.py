@@ -27,7 +27,7 @@ TEMPLATE = (
 )
 
 
-class Qwen2_5_VLProcessor(original.Qwen2_5_VLProcessor):  # noqa: N801  (verl goes by the name)
+class Qwen2_5_VLProcessor(original.Qwen2_5_VLProcessor):
     """Without the video processor, whose base class wants torchvision."""
 
     attributes = ("image_processor", "tokenizer")

@@ -68,13 +68,12 @@ def write_sft_data(path: Path, rollouts: Sequence[Rollout], images: ImageStore, 
 
 def _dialogue(rollout: Rollout, images: ImageStore, recipe: Recipe) -> dict[str, Any]:
     messages = [] if recipe.system_prompt is None else [{"role": "system", "content": recipe.system_prompt}]
-    places = IMAGE * len(rollout.script.images)
     for turn in rollout.turns:
+        places = IMAGE * len(rollout.script.images_at(turn.index))
         messages.append({"role": "user", "content": places + _neutral(turn.user)})
         messages.append({"role": "assistant", "content": _neutral(turn.answer.raw.strip())})
-        places = ""
     pictures = []
-    for ref in rollout.script.images:
+    for ref in rollout.script.images_until(len(rollout.turns)):
         buffer = io.BytesIO()
         images.open(ref).save(buffer, format="PNG")
         pictures.append({"bytes": buffer.getvalue()})

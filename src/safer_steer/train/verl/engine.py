@@ -1,4 +1,4 @@
-"""verl's FSDP engine with the vision tower and the projector frozen, as on one machine.
+"""verl's FSDP engine with what the recipe freezes (vision tower and projector), as on one machine.
 
 verl 0.9.1 has a key `freeze_vision_tower` that nothing reads. Its engines are found by device and vendor, so this one
 is registered under a vendor of its own and chosen by `VERL_ENGINE_VENDOR`; stock engines stay as they are. verl loads
@@ -7,25 +7,30 @@ this module through `actor_rollout_ref.model.external_lib`.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from safer_steer.train.policy import sees
+from safer_steer.config import Part
+from safer_steer.train.policy import part_of
 
 VENDOR = "safer_steer"
+FROZEN = frozenset(Part(name) for name in os.environ.get("SAFER_STEER_FROZEN", "vision,projector").split(",") if name)
+"""The recipe's `frozen`, which the launcher puts into the environment of every process."""
 BACKENDS = ["fsdp", "fsdp2"]
 
 
-class FrozenVisionEngine(FSDPEngineWithLMHead):  # type: ignore[misc]
-    """What sees does not learn: no gradient, no optimiser state."""
+class FrozenVisionEngine(FSDPEngineWithLMHead):
+    """What is frozen does not learn: no gradient, no optimiser state."""
 
     def _build_module(self) -> Any:
         module = super()._build_module()
         for name, parameter in module.named_parameters():
-            if sees(name):
+            part = part_of(name)
+            if part is not None and part in FROZEN:
                 parameter.requires_grad_(False)
         return module
 

@@ -25,11 +25,16 @@ from safer_steer.train.verl.settings import check_recipe, sft_config, verl_confi
 
 LOOP = "safer_steer.train.verl.loop.SteerAgentLoop"
 PAPER_SFT = 12_934
-ENVIRONMENT = {"VERL_ENGINE_VENDOR": "safer_steer"}
-"""Chooses `engine.FrozenVisionEngine`; set in every process of the run."""
 
 
-def run_grpo(recipe: Recipe, run: RunFolder, model: Path, scripts: Sequence[Script], report: Reporter) -> dict[str, Any]:
+def environment(frozen: Sequence[str]) -> dict[str, str]:
+    """Chooses `engine.FrozenVisionEngine` and tells it what is frozen; set in every process of the run."""
+    return {"VERL_ENGINE_VENDOR": "safer_steer", "SAFER_STEER_FROZEN": ",".join(frozen)}
+
+
+def run_grpo(
+    recipe: Recipe, run: RunFolder, model: Path, scripts: Sequence[Script], report: Reporter
+) -> dict[str, Any]:
     """Stage III on the cluster: the student in the folder `model` becomes `grpo/model`. Resumes at verl's checkpoint.
 
     Returns the ledger's counts. Raises `ConfigError` before anything is started, `StageError` when verl fails.
@@ -47,7 +52,7 @@ def run_grpo(recipe: Recipe, run: RunFolder, model: Path, scripts: Sequence[Scri
     write_config(folder / "verl.yaml", config)
     forget_after(folder / "ledger", saved_step(folder / "checkpoints"))
     report.note(f"grpo: {recipe.grpo.steps} steps over {rows} rows on {recipe.cluster.nodes} nodes; log {folder}")
-    _start([sys.executable, "-m", "verl.trainer.main_ppo"], folder, "verl.yaml")
+    _start([sys.executable, "-m", "verl.trainer.main_ppo"], folder, "verl.yaml", environment(recipe.grpo.frozen))
     _take_model(folder, "actor", recipe.grpo.steps)
     result = dict(summary(folder / "ledger"))
     if not result["groups"]:
@@ -66,7 +71,7 @@ def grpo_settings(recipe: Recipe, run: RunFolder, model: Path) -> Any:
     write_atomic(loop, yaml.safe_dump([entry], sort_keys=False))
     data = folder / "train.parquet"
     keys = verl_config(recipe, model=model.absolute(), data=data, run=run.root.absolute(), loop=loop)
-    for name, value in ENVIRONMENT.items():
+    for name, value in environment(recipe.grpo.frozen).items():
         keys[f"+ray_kwargs.ray_init.runtime_env.env_vars.{name}"] = value
     return composed("ppo_trainer", keys)
 
@@ -95,7 +100,9 @@ def run_sft(recipe: Recipe, run: RunFolder, model: Path, report: Reporter) -> di
     report.note(f"sft: {steps} steps over {count} dialogues")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1"]
     processes = f"--nproc-per-node={recipe.cluster.gpus_per_node}"
-    _start([*torchrun, processes, "-m", "verl.trainer.sft_trainer"], folder, "verl.yaml")
+    _start(
+        [*torchrun, processes, "-m", "verl.trainer.sft_trainer"], folder, "verl.yaml", environment(recipe.sft.frozen)
+    )
     _take_model(folder, "", steps)
     result = {"dialogues": count, "steps": steps}
     run.finish("sft", result)
@@ -115,7 +122,7 @@ def dry_run(recipe: Recipe, run: RunFolder, model: Path) -> str:
         run=folder,
         loop=folder / "grpo" / "agent_loop.yaml",
     )
-    for name, value in ENVIRONMENT.items():
+    for name, value in environment(recipe.grpo.frozen).items():
         keys[f"+ray_kwargs.ray_init.runtime_env.env_vars.{name}"] = value
     config = composed("ppo_trainer", keys)
     validated(config)
@@ -144,14 +151,14 @@ def _bound(recipe: Recipe) -> object:
     return recipe.model_dump(mode="json", include={"seed", "answer_format", "system_prompt", "sft", "grpo"})
 
 
-def _start(command: Sequence[str], folder: Path, name: str) -> None:
+def _start(command: Sequence[str], folder: Path, name: str, environ: dict[str, str]) -> None:
     """Run verl with the configuration `folder/name`; its output goes to `folder/verl.log` and to the terminal."""
     config = ["--config-path", str(folder.absolute()), "--config-name", Path(name).stem]
     hydra = [f"hydra.run.dir={folder.absolute()}", "hydra.output_subdir=null", "hydra.job.chdir=false"]
     log = folder / "verl.log"
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [*command, *config, *hydra], env={**os.environ, **ENVIRONMENT},
+            [*command, *config, *hydra], env={**os.environ, **environ},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert process.stdout is not None
@@ -173,7 +180,9 @@ def _take_model(folder: Path, part: str, step: int) -> None:
     """Put the model of verl's last checkpoint at `folder/model`, whole or not at all."""
     source = folder / "checkpoints" / f"global_step_{step}" / part / "huggingface"
     if not any(source.glob("*.safetensors")):
-        raise StageError("verl left no Hugging Face model of its last step", where=source, hint=f"see {folder}/verl.log")
+        raise StageError(
+            "verl left no Hugging Face model of its last step", where=source, hint=f"see {folder}/verl.log"
+        )
     target, fresh = folder / "model", folder / ".model.new"
     with disk_errors(target):
         shutil.rmtree(fresh, ignore_errors=True)

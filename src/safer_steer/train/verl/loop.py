@@ -111,7 +111,7 @@ def room(recipe_path: str, run: str, processor: Any, heads: int) -> Room:
     return found
 
 
-class SteerAgentLoop(AgentLoopBase):  # type: ignore[misc]
+class SteerAgentLoop(AgentLoopBase):
     """verl's agent loop for tutored dialogues. `recipe` and `run` come from the agent loop's YAML.
 
     The dataset's column `script` holds the script as JSON; its images lie in the run folder, which every node sees.

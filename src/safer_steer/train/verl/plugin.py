@@ -1,7 +1,8 @@
 """What this package brings to verl, and the check that verl took it.
 
-Entry point `verl.plugins` (`entry.py`) is loaded by every process that imports verl. verl only whispers when a plugin fails to load (a DEBUG line), and then stops hours later at an unknown estimator.
-So `check_registered` is asked at the start, by the launcher and by every agent loop.
+Entry point `verl.plugins` (`entry.py`) is loaded by every process that imports verl. When a plugin fails to load,
+verl only whispers (a DEBUG line) and stops hours later at an unknown estimator. So `check_registered` is asked at the
+start, by the launcher and by every agent loop.
 """
 
 from __future__ import annotations
@@ -50,4 +51,3 @@ def check_registered() -> None:
         where=GROUP,
         hint="reinstall safer-steer on this node, and leave VERL_USE_EXTERNAL_PLUGINS unset or naming safer_steer",
     )
-

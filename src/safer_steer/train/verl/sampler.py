@@ -60,9 +60,9 @@ class Refilling:
         return batch, metrics
 
 
-class SteerReplayBuffer(Refilling, ReplayBuffer):  # type: ignore[misc]
+class SteerReplayBuffer(Refilling, ReplayBuffer):
     """For `sync`."""
 
 
-class SteerReplayBufferAsync(Refilling, ReplayBufferAsync):  # type: ignore[misc]
+class SteerReplayBufferAsync(Refilling, ReplayBufferAsync):
     """For the asynchronous modes."""

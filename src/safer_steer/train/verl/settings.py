@@ -8,7 +8,7 @@ from typing import Any
 
 from safer_steer.actors.specs import SpecKind, parse_spec
 from safer_steer.cluster import ClusterConfig, Mode
-from safer_steer.config import GrpoConfig, Recipe, SftConfig
+from safer_steer.config import Dtype, GrpoConfig, OldPolicy, Recipe, SftConfig, SftEngine
 from safer_steer.errors import ConfigError
 from safer_steer.reward import Normalise
 from safer_steer.train.verl import AGENT
@@ -25,9 +25,14 @@ AGGREGATION = {
 ELSEWHERE = {
     "shaping", "alpha", "credit", "divide_by_std",  # the estimator reads them from `algorithm.safer_steer`
     "weights", "feedback", "format_failure_reward", "retries", "max_turns",  # the agent loop reads the recipe
+    "start", "frozen",  # the stage and `engine.FrozenVisionEngine` see to them
     "benign_share", "transcripts_per_step",  # the data are dealt by it; the ledger keeps every transcript
 }  # fmt: skip
 """Keys of `grpo` that no key of verl's stands for."""
+
+
+REFUSED = ("lora", "probe_every", "probe_scripts", "tutor_price")
+"""Keys of `grpo` that only the single-machine engine has; they must stand at null, or at what null makes idle."""
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -36,6 +41,12 @@ def check_recipe(recipe: Recipe) -> None:
     gpus = cluster.nodes * cluster.gpus_per_node
     if grpo.lora is not None:
         raise ConfigError("adapters are not supported on verl", where="grpo.lora", hint="set grpo.lora to null")
+    for key in ("probe_every", "tutor_price"):
+        if getattr(grpo, key) is not None:
+            raise ConfigError("is not supported on verl", where=f"grpo.{key}", hint=f"set grpo.{key} to null")
+    if grpo.dtype is Dtype.FLOAT32 and cluster.attention.startswith("flash"):
+        hint = "set grpo.dtype to bfloat16, or cluster.attention to sdpa"
+        raise ConfigError("flash attention computes in bfloat16 only", where="grpo.dtype", hint=hint)
     if grpo.seeds_per_step * grpo.samples % gpus:
         what = f"{grpo.seeds_per_step} x {grpo.samples} dialogues a step do not divide over {gpus} GPUs"
         raise ConfigError(what, where="grpo.seeds_per_step", hint="verl deals the same number to every GPU")
@@ -116,6 +127,11 @@ def _learning(grpo: GrpoConfig, recipe: Recipe) -> dict[str, Any]:
             "alpha": grpo.alpha,
             "divide_by_std": grpo.divide_by_std,
         },
+        "algorithm.rollout_correction.bypass_mode": grpo.old_policy is OldPolicy.ROLLOUT,
+        "actor_rollout_ref.model.enable_gradient_checkpointing": grpo.gradient_checkpointing,
+        "actor_rollout_ref.rollout.dtype": str(grpo.dtype),
+        f"{actor}.fsdp_config.dtype": str(grpo.dtype),
+        f"{ref}.fsdp_config.dtype": str(grpo.dtype),
         f"{actor}.strategy": "fsdp2",
         f"{actor}.optim.lr": grpo.learning_rate,
         f"{actor}.optim.weight_decay": grpo.weight_decay,
@@ -204,6 +220,11 @@ def sft_config(recipe: Recipe, *, model: Path, data: Path, run: Path, dialogues:
     cluster = recipe.cluster
     if sft.lora is not None:
         raise ConfigError("adapters are not supported on verl", where="sft.lora", hint="set sft.lora to null")
+    if sft.engine is not SftEngine.LOOP:
+        raise ConfigError(f"'{sft.engine}' is an engine of one machine", where="sft.engine", hint="leave it at loop")
+    if sft.dtype is Dtype.FLOAT32 and cluster.attention.startswith("flash"):
+        hint = "set sft.dtype to bfloat16, or cluster.attention to sdpa"
+        raise ConfigError("flash attention computes in bfloat16 only", where="sft.dtype", hint=hint)
     gpus = cluster.nodes * cluster.gpus_per_node
     if sft.batch_size % gpus:
         what = f"batches of {sft.batch_size} do not divide over {gpus} GPUs"
@@ -217,7 +238,9 @@ def sft_config(recipe: Recipe, *, model: Path, data: Path, run: Path, dialogues:
         "model.external_lib": "safer_steer.train.verl.engine",
         "model.use_remove_padding": cluster.remove_padding,
         "+model.override_config": {"attn_implementation": cluster.attention},
+        "model.enable_gradient_checkpointing": sft.gradient_checkpointing,
         "engine.strategy": "fsdp2",
+        "engine.dtype": str(sft.dtype),
         "engine.param_offload": cluster.offload,
         "engine.optimizer_offload": cluster.offload,
         "engine.ulysses_sequence_parallel_size": cluster.sequence_parallel,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.actors.specs import SpecKind, parse_spec
-from safer_steer.config import Recipe
+from safer_steer.config import Recipe, Start
 from safer_steer.dialogue import Script
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.progress import Reporter
@@ -22,16 +22,21 @@ def run_stage(name: str, recipe: Recipe, run: RunFolder, report: Reporter) -> di
     if name == "sft":
         _after(run, "bootstrap")
         return run_sft(recipe, run, base_model(recipe), report)
-    _after(run, "sft")
+    _after(run, "sft" if recipe.grpo.start is Start.SFT else "bootstrap")
     scripts = tuple(read_records(run.root / "bootstrap" / "rl.jsonl", Script))
-    return run_grpo(recipe, run, run.root / "sft" / "model", scripts, report)
+    return run_grpo(recipe, run, start_model(recipe, run), scripts, report)
 
 
 def dry_run_text(name: str, recipe: Recipe, run: RunFolder) -> str:
     """verl's resolved configuration of the stage, after its validation; nothing is written or started."""
     if name == "sft":
         return dry_run_sft(recipe, run, base_model(recipe))
-    return dry_run(recipe, run, run.root / "sft" / "model")
+    return dry_run(recipe, run, start_model(recipe, run))
+
+
+def start_model(recipe: Recipe, run: RunFolder) -> Path:
+    """What Stage III begins with: `sft/model`, or the base model where the recipe says so."""
+    return run.root / "sft" / "model" if recipe.grpo.start is Start.SFT else base_model(recipe)
 
 
 def base_model(recipe: Recipe) -> Path:

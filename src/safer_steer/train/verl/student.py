@@ -42,7 +42,7 @@ class VerlStudent:
         self.seconds = 0.0
         self._server, self._tokens, self._images, self._max_context = server, tokenizer, images, max_context
         known, heads = vocabulary
-        self._banned = {token: FORBIDDEN for token in sorted({*tokenizer.banned, *range(known, heads)})}
+        self._banned = dict.fromkeys(sorted({*tokenizer.banned, *range(known, heads)}), FORBIDDEN)
         self._sessions: dict[tuple[int, ...], str] = {}
 
     async def complete(
@@ -63,9 +63,7 @@ class VerlStudent:
         return Completion(
             text=self._tokens.decode(written),
             finish=FinishReason.STOP if written and written[-1] == self._tokens.end else FinishReason.LENGTH,
-            usage=Usage(
-                prompt_tokens=length, completion_tokens=len(written), seconds=time.monotonic() - started
-            ),
+            usage=Usage(prompt_tokens=length, completion_tokens=len(written), seconds=time.monotonic() - started),
             trace=TokenTrace(context=layout.parts[-1].ids, response=written, logprobs=logprobs),
         )
 
