@@ -15,7 +15,7 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from safer_steer.config import Part
-from safer_steer.train.policy import part_of
+from safer_steer.train.parts import part_of
 
 VENDOR = "safer_steer"
 FROZEN = frozenset(Part(name) for name in os.environ.get("SAFER_STEER_FROZEN", "vision,projector").split(",") if name)
