@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
+import contextlib
 
 import pytest
 from hypothesis import given
@@ -131,16 +132,34 @@ async def test_the_criterion_stops_at_the_first_turn_that_meets_it():
 
 
 async def test_judging_overlaps_the_next_answer_unless_the_user_waits_for_the_verdict():
-    def seats(user, judge):
-        return Cast(user, ToldAssistant(lambda h: "a", delay=0.05), ToldJudge(judge, delay=0.05))
+    async def order(user, judge):
+        """What began and ended, in order, when a judge never ends before the next answer could have begun."""
+        events, answered = [], asyncio.Condition()
 
-    began = time.perf_counter()
-    await converse(script(*"abcdef"), seats(ScriptUser(), lambda h, a: scored()))
-    overlapped = time.perf_counter() - began
-    began = time.perf_counter()
-    await converse(script(*"abcdef"), seats(FollowsProposal(), proposing))
-    waiting = time.perf_counter() - began
-    assert overlapped < 0.05 * 7 + 0.15 and waiting > 0.05 * 12 - 0.01
+        class Assistant(ToldAssistant):
+            async def answer(self, history):
+                async with answered:
+                    events.append(f"answer {history.index}")
+                    answered.notify_all()
+                return answer("a")
+
+        class Judge(ToldJudge):
+            async def assess(self, history, text):
+                events.append(f"judge {history.index} begins")
+                following = f"answer {history.index + 1}"
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.2), answered:
+                        await answered.wait_for(lambda: following in events or history.index == 3)
+                events.append(f"judge {history.index} ends")
+                return judge(history, text)
+
+        await converse(script(*"abc"), Cast(user, Assistant(lambda h: "a"), Judge(judge)))
+        return events
+
+    overlapping = await order(ScriptUser(), lambda h, a: scored())
+    assert [overlapping.index(f"answer {t + 1}") < overlapping.index(f"judge {t} ends") for t in (1, 2)] == [True, True]
+    waiting = await order(FollowsProposal(), proposing)
+    assert [waiting.index(f"answer {t + 1}") > waiting.index(f"judge {t} ends") for t in (1, 2)] == [True, True]
 
 
 async def test_nothing_is_tokenised_again_the_traces_come_back():

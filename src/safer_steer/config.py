@@ -308,8 +308,8 @@ class EvalConfig(_Section):
     max_tokens: Positive = 512
     temperature: Annotated[float, Field(ge=0)] = 0.0
     open_dialogues: Positive | None = None
-    """How many are played at once. `None`: twice the slots of the model's server, so that no slot waits for a
-    dialogue; the recipe's `open_dialogues` for a model that is not behind one."""
+    """How many are played at once. `None`: the slots of the model's server and up to 64 more, so that no slot
+    waits for a dialogue; the recipe's `open_dialogues` for a model that is not behind one."""
     max_unscored_share: Share = 0.05
     """Above this share of unscored turns the command exits non-zero."""
     panel: PanelConfig = PanelConfig()

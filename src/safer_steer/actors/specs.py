@@ -31,6 +31,8 @@ from safer_steer.store import ImageStore
 __all__ = ["Seating", "Spec", "SpecKind", "parse_spec"]
 
 _OFFLINE = "safer_steer.actors.offline"
+MORE_OPEN = 64
+"""Dialogues kept open beyond a server's slots, so that no slot waits for one."""
 
 
 class Seating:
@@ -106,8 +108,12 @@ class Seating:
         return "; ".join(told) if told else None
 
     def room(self, text: str) -> int | None:
-        """How many dialogues keep the servers of a SPEC busy: twice their slots. `None` where none is behind one."""
-        return max((2 * self._recipe.limits(address).concurrency for address in addresses(text)), default=None)
+        """How many dialogues keep the servers of a SPEC busy: their slots and as many more, at most 64 more.
+
+        `None` where nobody is behind one.
+        """
+        slots = max((self._recipe.limits(address).concurrency for address in addresses(text)), default=None)
+        return None if slots is None else slots + min(slots, MORE_OPEN)
 
     async def hang_up(self) -> None:
         """Close the connections to all servers; a later call opens new ones."""

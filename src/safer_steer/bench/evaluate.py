@@ -29,7 +29,7 @@ from safer_steer.converse import converse, judge_again
 from safer_steer.dialogue import Record, Rollout, Script
 from safer_steer.errors import StageError
 from safer_steer.formats import Skips
-from safer_steer.measured import sparing_collector
+from safer_steer.measured import release_memory, sparing_collector
 from safer_steer.progress import Reporter
 from safer_steer.runner import bounded
 from safer_steer.seats import Assistant, Cast, Judge, UserActor
@@ -156,6 +156,7 @@ async def run_eval(evaluation: Evaluation, config: EvalConfig, session: Session)
 
 def close_books(evaluation: Evaluation, config: EvalConfig, seconds: float, bill: tuple[Spending, ...]) -> Summary:
     """Count everything in the folder and write `summary.json` and the tables, one transcript in memory at a time."""
+    release_memory()  # what the loop freed is wanted again here
     folder, kept = evaluation.folder, []
     verdicts: dict[str, Verdict] = {}
 

@@ -17,7 +17,7 @@ class Spent(Record):
     """Tokens and seconds of the model under test; the judge's and the tutor's calls are not in it.
 
     `untold` answers came without token counts: the sums are of the others. `median_seconds` and `p95_seconds` are
-    of one answer, waiting included; `None` where no answer has a time.
+    of one answer, from sending to the whole reply; `None` where no answer has a time.
     """
 
     answers: Count
