@@ -33,6 +33,7 @@ from safer_steer.actors.assistant import ChatAssistant
 from safer_steer.actors.chat import Sampling
 from safer_steer.actors.followup import FollowUp
 from safer_steer.actors.local import LocalModel
+from safer_steer.actors.local.linear import OneDnnLinear
 from safer_steer.config import GrpoConfig
 from safer_steer.converse import converse
 from safer_steer.dialogue import Answer, AnswerState, FinishReason, History, ImageRef, Script, ScriptKind, UserTurn
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--peer-dialogues", type=int, default=16)
     parser.add_argument("--tutor", type=float, default=0.5)
+    parser.add_argument("--plain", action="store_true", help="the peer has torch's own linear layers, as TRL does")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -185,6 +187,10 @@ def main() -> None:
                 f"wall / max(generation, tutor): ours {ours[0] / bound:.2f}, turn by turn {synchronous[0] / bound:.2f}"
             )
         asyncio.run(model.aclose())
+        if options.plain:
+            for module in weights.modules():
+                if isinstance(module, OneDnnLinear):
+                    module.__class__ = torch.nn.Linear
         wall, cpu = time.perf_counter(), time.process_time()
         rollout_func(model, processor, picture, options.peer_dialogues, options.turns, options.tokens)
         peer = time.perf_counter() - wall, time.process_time() - cpu
