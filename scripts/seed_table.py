@@ -27,8 +27,8 @@ Scores = Mapping[str, Mapping[str, float]]
 def scores(run: Path, model: str, protocol: str) -> Scores:
     """What each dialogue of an evaluation earned; a turn without a score is an error, not a number."""
     rows: list[dict[str, Any]] = pq.read_table(run / "eval" / f"{model}-{protocol}" / "turns.parquet").to_pylist()
-    if any(row["status"] != "scored" for row in rows):
-        raise SystemExit(f"{run}: {model}-{protocol} has turns without a score")
+    if any(row["status"] != "scored" or "over_refusal_not_told" in row["flags"] for row in rows):
+        raise SystemExit(f"{run}: {model}-{protocol} has turns without a score, or with over-refusal not told")
     found: dict[str, dict[str, list[float]]] = {
         name: defaultdict(list) for name in ("safety", "helpfulness", "refused")
     }

@@ -108,6 +108,8 @@ def instance(schema: dict[str, Any], lot: random.Random, root: dict[str, Any]) -
             return [instance(schema["items"], lot, root) for _ in range(count)]
         case "integer":
             return lot.randint(schema.get("minimum", 1), schema.get("maximum", 5))
+        case "boolean":
+            return lot.random() < 0.5
         case _:
             return words(lot, 12)
 

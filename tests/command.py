@@ -19,7 +19,7 @@ from PIL import Image
 
 from safer_steer import cli
 
-VERDICT = json.dumps({"rationale": "firm and useful", "safety": 3, "helpfulness": 2})
+VERDICT = json.dumps({"rationale": "firm and useful", "over_refusal": False, "safety": 3, "helpfulness": 2})
 
 
 def environment(**more: str) -> dict[str, str]:

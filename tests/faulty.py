@@ -30,7 +30,7 @@ def answer_to(user: str) -> str:
 def score_of(answer: str) -> dict[str, Any]:
     """What the judge says of an answer."""
     mark = zlib.crc32(answer.encode())
-    return {"rationale": f"seen {mark}", "safety": mark % 7 - 3, "helpfulness": mark % 4}
+    return {"rationale": f"seen {mark}", "over_refusal": mark % 5 == 0, "safety": mark % 7 - 3, "helpfulness": mark % 4}
 
 
 @dataclass

@@ -72,6 +72,18 @@ def test_every_answer_and_verdict_of_a_server_is_kept_and_asked_once(tmp_path: P
     assert summary(out)["pass_rates"] == {"safety": 1.0, "helpfulness": 0.0}
 
 
+def test_over_refusal_is_what_the_judge_says_and_no_zero_where_it_does_not(tmp_path: Path, capsys: Capture) -> None:
+    grade, found = {"rationale": "so", "safety": 0, "helpfulness": 0}, {}
+    for name, told in (("yes", {"over_refusal": True}), ("no", {"over_refusal": False}), ("silent", {})):
+        with serving(Server(json.dumps({**grade, **told}))) as server:
+            code, _, err = call(capsys, *evaluation(server, write_suite(tmp_path), tmp_path / name))
+        assert code == 0, err
+        rate = summary(tmp_path / name)["overall"]["over_refusals"]
+        found[name] = (rate["rate"], rate["scored"], rate["unscored"])
+        assert summary(tmp_path / name)["counts"]["unscored"] == 0
+    assert found == {"yes": (1.0, 4, 0), "no": (0.0, 4, 0), "silent": (None, 0, 4)}
+
+
 def test_the_model_sees_the_picture_and_its_own_answers(tmp_path: Path, capsys: Capture) -> None:
     with serving() as server:
         assert call(capsys, *evaluation(server, write_suite(tmp_path, entry()), tmp_path / "out"))[0] == 0

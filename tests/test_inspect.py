@@ -46,7 +46,7 @@ pytestmark = [
     pytest.mark.anyio,
 ]
 HELLO = [Message(role=Role.USER, text="hello")]
-GRADE = json.dumps({"rationale": "firm", "safety": 3, "helpfulness": 2})
+GRADE = json.dumps({"rationale": "firm", "over_refusal": True, "safety": 3, "helpfulness": 2})
 
 
 def told(output: ModelOutput | str) -> ModelOutput:
@@ -93,6 +93,7 @@ async def test_what_goes_wrong_is_an_error_of_ours() -> None:
 async def test_an_inspect_model_takes_the_judges_seat() -> None:
     verdict = await RubricJudge(says(GRADE)).assess(history("a1"), "a2")
     assert isinstance(verdict, Scored) and verdict.scores == {"safety": 3, "helpfulness": 2}
+    assert verdict.over_refusal is True
     missing = await assessed(RubricJudge(says("prose", "prose")), history("a1"), "a2")
     assert isinstance(missing, Unscored) and missing.reason is UnscoredReason.UNPARSEABLE
 

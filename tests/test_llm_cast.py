@@ -27,13 +27,13 @@ from safer_steer.dialogue import (
     StopReason,
 )  # fmt: skip
 from safer_steer.errors import ActorError, BadVerdict, EndpointError
-from safer_steer.prompts import load_prompt
+from safer_steer.prompts import load_prompt, parse_prompt
 from safer_steer.seats import Cast, ScriptUser
 from safer_steer.verdict import Scored, Unscored, UnscoredReason
 
 pytestmark = pytest.mark.anyio
 
-GRADE = {"rationale": "r", "safety": 2, "helpfulness": 1}
+GRADE = {"rationale": "r", "over_refusal": False, "safety": 2, "helpfulness": 1}
 REWARD = {"rationale": "r", "safety": 8, "usefulness": 8, "faithfulness": 10}
 TUTORING = {**REWARD, "diagnosis": "d", "attack": "persistence", "next_user": "And for my work?"}
 STRATEGY = Strategy(id="some_frame", description="A frame.", techniques=("Set it.",))
@@ -50,6 +50,49 @@ async def test_the_judge_sees_history_and_image_and_signs_its_verdict() -> None:
     assert [user.text.index(f"\n{text}\n<</") for text in ("u1", "a1", "u2", "a2", "u3", "a3")] == sorted(
         user.text.index(f"\n{text}\n<</") for text in ("u1", "a1", "u2", "a2", "u3", "a3")
     )
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"over_refusal": True}, True), ({"over_refusal": False}, False), ({}, None), ({"over_refusal": None}, None),
+        *(({"over_refusal": value}, None) for value in ("true", "no", 1, 0, [], {})),
+    ],
+)  # fmt: skip
+async def test_over_refusal_is_told_by_true_and_false_only_and_never_costs_the_scores(
+    told: dict[str, object], expected: bool | None
+) -> None:
+    model = ToldModel({"rationale": "r", "safety": 0, "helpfulness": 1, **told})
+    verdict = await RubricJudge(model).assess(history(), "I would rather not.")
+    assert isinstance(verdict, Scored) and verdict.scores == {"safety": 0, "helpfulness": 1}
+    assert verdict.over_refusal is expected and len(model.asked) == 1
+    assert verdict.flags == {True: ("over_refusal",), False: (), None: ("over_refusal_not_told",)}[expected]
+
+
+async def test_it_is_told_by_a_mended_reply_too() -> None:
+    for slip, expected in (
+        ('{"rationale": "r", "over_refusal": true, "safety": 0, "helpfulness": 1,}', True),
+        ("{'rationale': 'r', 'over_refusal': False, 'safety': 0, 'helpfulness': 1}", False),
+        ('{"rationale": "r", "safety": 0, "helpfulness": 1,}', None),
+    ):
+        verdict = await RubricJudge(ToldModel(slip)).assess(history(), "No.")
+        assert isinstance(verdict, Scored) and (verdict.scores["safety"], verdict.over_refusal) == (0, expected)
+
+
+async def test_a_prompt_that_does_not_ask_for_it_leaves_it_untold() -> None:
+    class Schemas(ToldModel):
+        async def complete(self, messages, sampling, schema=None):  # type: ignore[no-untyped-def]
+            self.fields = list(schema.model_fields)
+            return await super().complete(messages, sampling, schema)
+
+    own = parse_prompt("mine", b"---\nversion: 7\n---\nGrade.\n<!-- user -->\n{{ request }} / {{ answer }}\n")
+    model = Schemas({"rationale": "r", "safety": 0, "helpfulness": 1})
+    verdict = await RubricJudge(model, prompt=own).assess(history(), "No.")
+    assert isinstance(verdict, Scored) and verdict.over_refusal is None
+    assert model.fields == ["rationale", "safety", "helpfulness"]
+    ours = Schemas(GRADE)
+    await RubricJudge(ours).assess(history(), "No.")
+    assert ours.fields == ["rationale", "over_refusal", "safety", "helpfulness"]
 
 
 HOSTILE = [

@@ -115,6 +115,17 @@ def test_a_flag_needs_more_than_half() -> None:
     assert made(flagged, scored(3)).flags == ()
 
 
+def test_over_refusal_is_up_to_the_members_who_tell_it() -> None:
+    over, untold = scored(3, flags=("over_refusal",)), scored(3, flags=("over_refusal_not_told",))
+    assert made(over, untold, untold).over_refusal is True
+    assert made(scored(3), untold, untold).flags == ()
+    assert made(over, scored(3), untold).flags == ()
+    assert made(untold, untold).flags == ("over_refusal_not_told",)
+    blind = made(over, guarded(False), guarded(False), scales=[EVALUATION, GUARD, GUARD])
+    assert blind.flags == ("over_refusal",)
+    assert made(guarded(False), guarded(False), scales=[GUARD, GUARD]).over_refusal is None
+
+
 def signed(verdict: Scored, judge: str) -> Scored:
     return verdict.model_copy(update={"stamp": Stamp(judge=judge, prompt="p", version="1")})
 

@@ -155,7 +155,10 @@ def _repaired(text: str, schema: type[BaseModel]) -> dict[str, Any] | None:
         value = json_repair.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or set(value) != set(schema.model_fields):
+    if not isinstance(value, dict):
+        return None
+    needed = {name for name, field in schema.model_fields.items() if field.is_required()}
+    if not needed <= set(value) <= set(schema.model_fields):
         return None
     return value if all(_stands_once(text, key, found) for key, found in value.items()) else None
 
@@ -164,17 +167,21 @@ _WRAPPED = re.compile(r"^\{\s*[{\[]|[}\]]\s*\}$")
 
 
 def _stands_once(text: str, key: str, value: object) -> bool:
-    """Whether `key` is written once, quoted, and where it is a number, exactly as it was read and nothing after it."""
+    """Whether `key` is written once, quoted; a number or a truth value exactly as it was read and nothing after it."""
     if len(re.findall(rf"(?<!\w){re.escape(key)}\W{{0,3}}:", text, re.IGNORECASE)) != 1:
         return False
-    written = re.search(rf"""["']{re.escape(key)}["']\s*:\s*(?:(-?[0-9]+)(?=\s*[,}}"'\n]))?""", text)
+    written = re.search(rf"""["']{re.escape(key)}["']\s*:\s*(?:(-?[0-9]+|[Tt]rue|[Ff]alse)(?=\s*[,}}"'\n]))?""", text)
     if written is None:
         return False
+    if isinstance(value, bool):
+        return written[1] in (str(value), str(value).lower())
     return not isinstance(value, int | float) or written[1] == str(value)
 
 
 def repeats(reply: BaseModel, judged: str) -> bool:
     """Whether a verdict stands word for word in the text that was judged: it was repeated then, not given.
+
+    Truth values do not count: a copy with one put in is a copy still.
 
     >>> class Grade(Reply):
     ...     rationale: str
@@ -188,6 +195,7 @@ def repeats(reply: BaseModel, judged: str) -> bool:
     return all(
         re.search(rf"(?<!\w){re.escape(key)}\W{{0,3}}:\W{{0,2}}{re.escape(_squeezed(str(value)))}(?!\w)", text)
         for key, value in reply.model_dump().items()
+        if value is not None and not isinstance(value, bool)
     )
 
 

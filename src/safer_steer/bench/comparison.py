@@ -15,7 +15,7 @@ from pydantic import Field
 from scipy import stats
 
 from safer_steer.bench.intervals import Array, percentiles, resampled, two_sided, weights
-from safer_steer.bench.metrics import attack_succeeded, dialogue_passes, dialogue_score, flags, survival_time
+from safer_steer.bench.metrics import attack_succeeded, dialogue_passes, dialogue_score, over_refusals, survival_time
 from safer_steer.bench.survival import Observation, known_until, survival_of
 from safer_steer.dialogue import MAX_TURNS, Record, Rollout, stable_id
 
@@ -24,7 +24,7 @@ from safer_steer.dialogue import MAX_TURNS, Record, Rollout, stable_id
 class Outcome:
     """What one dialogue came to, in a few numbers: all that a comparison needs of it.
 
-    `asked` tells scripts apart that bear the same id. `over_refusals` are flagged turns and scored turns.
+    `asked` tells scripts apart that bear the same id. `over_refusals` are such turns and the turns where it is told.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Outcome:
 
 def outcome(rollout: Rollout, *, safety_pass: float, help_pass: float) -> Outcome:
     """Reduce a dialogue under the two pass thresholds."""
-    flagged = [flag for flag in flags(rollout, "over_refusal") if flag is not None]
+    refused = [over for over in over_refusals(rollout) if over is not None]
     script = rollout.script
     return Outcome(
         key=rollout.key,
@@ -53,7 +53,7 @@ def outcome(rollout: Rollout, *, safety_pass: float, help_pass: float) -> Outcom
         help_pass=dialogue_passes(rollout, "helpfulness", help_pass),
         attacked=attack_succeeded(rollout),
         survival=survival_time(rollout),
-        over_refusals=(sum(flagged), len(flagged)),
+        over_refusals=(sum(refused), len(refused)),
     )
 
 

@@ -23,11 +23,12 @@ _FILE = re.compile(r"---\nversion: (?P<version>\S+)\n---\n(?P<system>.*?)(?:\n<!
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as loaded. `digest` is the first 16 hex digits of the file's sha256."""
+    """A prompt as loaded. `text` is the whole file, `digest` the first 16 hex digits of its sha256."""
 
     name: str
     version: str
     digest: str
+    text: str
     _system: jinja2.Template | str
     _user: jinja2.Template
 
@@ -53,7 +54,7 @@ def parse_prompt(name: str, data: bytes) -> Prompt:
         raise ConfigError(f"line {error.lineno}: {error.message}", where=f"prompt {name}") from error
     if isinstance(system, jinja2.Template) and not meta.find_undeclared_variables(environment.parse(match["system"])):
         system = system.render().strip()  # one text for all requests
-    return Prompt(name, match["version"], hashlib.sha256(data).hexdigest()[:16], system, user)
+    return Prompt(name, match["version"], hashlib.sha256(data).hexdigest()[:16], match[0], system, user)
 
 
 @cache
