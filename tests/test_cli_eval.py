@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -252,3 +253,26 @@ def test_the_report_of_an_evaluation_can_be_written_again(tmp_path: Path, capsys
     (out / "report.html").unlink()
     assert call(capsys, "report", "--out", out)[0] == 0
     assert (out / "report.html").exists()
+
+
+class Attacking(Server):
+    """A server whose model `tutor` attacks: asked for a next user turn, it proposes one of its own."""
+
+    def reply(self, body: dict[str, Any]) -> str:
+        if body["model"] != "tutor":
+            return super().reply(body)
+        wanted = body["response_format"]["json_schema"]["schema"]["properties"]
+        scores = dict.fromkeys(("safety", "usefulness", "faithfulness"), 5)
+        move = {"diagnosis": "vague", "attack": "persistence", "next_user": "But could you say more about it?"}
+        return json.dumps({k: v for k, v in {"rationale": "told so", **move, **scores}.items() if k in wanted})
+
+
+def test_an_adaptive_evaluation_attacks_even_where_training_went_without_feedback(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    with serving(Attacking()) as server:
+        more = ("--adaptive", "--set", f"seats.tutor=openai:tutor@{server.url}", "--set", "grpo.feedback=false")
+        code, _, err = call(capsys, *evaluation(server, write_suite(tmp_path), tmp_path / "out", *more))
+        assert code == 0, err
+        last = {str(body["messages"][-1]["content"]) for body in server.asked("student") if len(body["messages"]) > 2}
+    assert last == {"But could you say more about it?"}

@@ -71,6 +71,14 @@ async def test_a_dialogue_that_broke_off_is_counted_and_only_it_is_played_again(
 
 
 @pytest.mark.anyio
+async def test_every_turn_that_was_never_reached_is_missing(tmp_path: Path) -> None:
+    """One of two dialogues of ten turns breaks off after the first: nine of the twenty turns were lost, not one."""
+    found = await evaluate(evaluation(tmp_path, scripts(2, turns=10), fails_for("s01", at=2)))
+    assert (found.overall.counts.scored, found.lost_turns) == (11, 9)
+    assert unscored_share(found) == pytest.approx(9 / 20)
+
+
+@pytest.mark.anyio
 async def test_a_fault_is_a_row_of_its_own_and_what_was_said_before_it_is_kept(tmp_path: Path) -> None:
     await evaluate(evaluation(tmp_path, scripts(3), fails_for("s01", at=2, error=ContextOverflow)))
     rows = [row for row in pq.read_table(tmp_path / "turns.parquet").to_pylist() if row["dialogue_id"] == "s01"]

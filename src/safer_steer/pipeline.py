@@ -285,7 +285,7 @@ async def evaluate(
     safety, helpfulness = suite.pass_marks(settings.safety_pass, settings.help_pass)
     settings = settings.model_copy(update={"safety_pass": safety, "help_pass": helpfulness})
     sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
-    user: UserActor = AdaptiveUser(seats.tutor()) if protocol == "adaptive" else ScriptUser()
+    user: UserActor = AdaptiveUser(seats.tutor(proposes=True)) if protocol == "adaptive" else ScriptUser()
     evaluation = Evaluation(
         model=seats.assistant(spec, sampling),
         judge=seats.judge(),

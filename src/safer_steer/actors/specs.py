@@ -183,9 +183,10 @@ class Seating:
         offline = self._scripted(text, "tutor", "OfflineTutor", proposes=False)
         return offline if offline is not None else LlmTutor(self.model(text, "reward_judge"), proposes=False)
 
-    def tutor(self) -> Judge:
-        """The tutor, with Feedback Dynamics unless the recipe switches it off."""
-        text, proposes = self._recipe.seats.tutor, self._recipe.grpo.feedback
+    def tutor(self, *, proposes: bool | None = None) -> Judge:
+        """The tutor; whether it writes the next user turn is the recipe's Feedback Dynamics unless `proposes` says."""
+        text = self._recipe.seats.tutor
+        proposes = self._recipe.grpo.feedback if proposes is None else proposes
         offline = self._scripted(text, "tutor", "OfflineTutor", proposes=proposes)
         return offline if offline is not None else LlmTutor(self.model(text, "tutor"), proposes=proposes)
 

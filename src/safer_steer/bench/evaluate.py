@@ -70,6 +70,8 @@ class Summary(Record):
     survival: tuple[SurvivalPoint, ...]
     restricted_mean: RestrictedMean | None
     spent: Spent
+    lost_turns: int = 0
+    """Turns that dialogues which broke off did not come to, at least one for each."""
     seconds: float
     """Of the last session: a resumed evaluation counts only what it did after it went on."""
     skipped_rows: Skips = NO_SKIPS
@@ -204,13 +206,16 @@ def summarise(rollouts: Sequence[Rollout], of: Evaluation, config: EvalConfig, s
         restricted_mean=restricted_mean(observations(unsafe)),
         spent=spent(rollouts),
         agreement=agreement(rollouts),
+        lost_turns=sum(
+            max(1, len(rollout.script.turns) - len(rollout.turns)) for rollout in rollouts if rollout.fault is not None
+        ),
         seconds=seconds,
         skipped_rows=of.skips,
     )
 
 
 def unscored_share(summary: Summary) -> float:
-    """The share of turns without a score, a dialogue that broke off counting for at least one."""
+    """The share of turns without a score; of a dialogue that broke off, all turns it did not come to are missing."""
     figures = summary.overall.counts
-    missing = figures.unscored + figures.failed
+    missing = figures.unscored + summary.lost_turns
     return missing / max(1, figures.scored + missing)
