@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -28,13 +29,14 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(*arguments: str | Path, **more: str) -> subprocess.Popen[str]:
-    """The command as a process, not waited for."""
+    """The command as a process, not waited for. It hears an interrupt even where the tests run in the background."""
     return subprocess.Popen(
         [sys.executable, "-m", "safer_steer", *map(str, arguments)],
         env=environment(**more),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
