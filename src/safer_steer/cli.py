@@ -16,7 +16,7 @@ import yaml
 
 from safer_steer import __version__, cli_report
 from safer_steer.config import Recipe, load_recipe
-from safer_steer.errors import BudgetSpent, ConfigError, SaferSteerError
+from safer_steer.errors import BudgetSpent, ConfigError, SaferSteerError, TooMuchUnscored
 from safer_steer.progress import reporter
 from safer_steer.store import RunFolder
 
@@ -204,6 +204,9 @@ def eval_(
     SPEC is `embedded`, `scripted`, `local:PATH` or `openai:MODEL@BASE_URL` (key from OPENAI_API_KEY). Without --model,
     DIR is a run: its base, SFT and SaFeR-Steer models are evaluated, static and adaptive.
     """
+    if adaptive and model is None:
+        hint = "give --model; without it a run's models are evaluated both ways"
+        raise ConfigError("says how one model is evaluated", where="--adaptive", hint=hint)
     settings = _recipe(recipe, set_)
     chosen = settings.eval.model_copy(
         update={
@@ -345,7 +348,9 @@ def report_(recipe: RecipeOption = None, out: OutOption = Path("runs/demo"), set
 
         typer.echo(f"report: {write_eval_report(out, run.images)}", err=True)
     else:
-        Pipeline(_recipe(recipe, set_), run, reporter()).write_report()
+        kept = out / "recipe.yaml"  # the recipe its last stage was run with
+        chosen = kept if recipe is None and kept.is_file() else recipe
+        Pipeline(_recipe(chosen, set_), run, reporter()).write_report()
 
 
 @app.command("inspect-log")
@@ -417,7 +422,7 @@ def main() -> None:
         if known is None:
             raise
         print(f"error: {known}", file=sys.stderr)
-        sys.exit(4 if isinstance(known, BudgetSpent) else 1)
+        sys.exit(4 if isinstance(known, BudgetSpent) else 3 if isinstance(known, TooMuchUnscored) else 1)
     except OSError as error:  # not about a file of the run, which is a StorageError: the temporary folder, a pipe
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

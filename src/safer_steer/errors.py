@@ -11,7 +11,8 @@
     │   ├── ContextOverflow  the dialogue no longer fits the model
     │   └── BadVerdict       a judge or tutor replied with something that is not a verdict
     ├── BudgetSpent          the recipe's budget is used up; with a larger one the same command goes on
-    └── StageError           a stage cannot go on (nothing kept, inputs of another run, too much unscored)
+    └── StageError           a stage cannot go on (nothing kept, inputs of another run)
+        └── TooMuchUnscored  evaluations went through, but too few turns have a score
 
 Each carries `what` failed, `where` (a file, an address, a dialogue) and `hint`, what to do about it.
 """
@@ -111,3 +112,7 @@ class BudgetSpent(SaferSteerError):
 
 class StageError(SaferSteerError):
     """A stage of a run cannot go on."""
+
+
+class TooMuchUnscored(StageError):
+    """Evaluations of a run went through, but more than `eval.max_unscored_share` of their turns have no score."""

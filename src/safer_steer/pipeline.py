@@ -7,24 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from safer_steer import __version__
 from safer_steer.actors.adaptive import AdaptiveUser
+from safer_steer.actors.generating import load_strategies
 from safer_steer.actors.judging import parse_judge_spec
 from safer_steer.actors.specs import Seating, SpecKind, parse_spec
 from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, unscored_share
+from safer_steer.bench.remark import remark
 from safer_steer.bench.suites import check_suite, read_suite, suite_print
 from safer_steer.bootstrap import bootstrap
 from safer_steer.config import Recipe, Start
 from safer_steer.construct.stage import construct, scripts_of
 from safer_steer.dialogue import Script
-from safer_steer.errors import ConfigError, StageError
+from safer_steer.errors import ConfigError, StageError, TooMuchUnscored
 from safer_steer.measured import measure, release_memory
 from safer_steer.progress import Reporter
 from safer_steer.prompts import read_prompt
 from safer_steer.seats import ScriptUser, UserActor
 from safer_steer.seeds import Loaded, load_seeds
 from safer_steer.single_turn import single_turns
-from safer_steer.store import RunFolder, fingerprint, read_records
+from safer_steer.store import RunFolder, fingerprint, read_records, write_atomic
 from safer_steer.weights import weights_print
 
 STAGES = ("construct", "bootstrap", "sft", "grpo", "eval", "report")
@@ -60,19 +64,26 @@ class Pipeline:
         await self.bootstrap()
         await self.sft()
         await self.grpo()
-        await self.evaluate_all()
+        try:
+            await self.evaluate_all()
+        except TooMuchUnscored:
+            self.write_report()  # of what there is: it says what is missing
+            raise
         self.write_report()
         self.run.finish("", {"inputs": inputs})
 
     def _whole(self) -> str:
         """What a whole run of built-in seeds hangs on, in one fingerprint."""
         recipe = self.recipe
+        strategies = load_strategies(recipe.construction.strategies, recipe.construction.strategy_folder)
         return fingerprint(
             "whole",
             __version__,
             recipe.model_dump(mode="json"),
             suite_print(recipe.eval.suite),
             _weights(recipe.seats.student),
+            [strategy.to_json() for strategy in strategies],
+            _prompts(recipe),
         )
 
     def _all_done(self, inputs: str) -> bool:
@@ -84,6 +95,8 @@ class Pipeline:
         if whole is None or whole.get("inputs") != inputs or not (self.run.root / "report.html").is_file():
             return False
         if any(source.path is not None for source in self.recipe.construction.seeds):
+            return False
+        if not all(self.model_folder(stage).is_dir() for stage in ("sft", "grpo")):
             return False
         evaluations = [f"eval/{model}-{protocol}" for model in MODELS for protocol in PROTOCOLS]
         stages = ("construct", "bootstrap", "sft", "grpo", *evaluations)
@@ -176,11 +189,22 @@ class Pipeline:
         return self.recipe.seats.student if stage is None else f"local:{self.model_folder(stage)}"
 
     async def evaluate_all(self) -> None:
-        """Base, SFT and SaFeR-Steer on the recipe's suite, static and adaptive."""
+        """Base, SFT and SaFeR-Steer on the recipe's suite, static and adaptive.
+
+        One of which too much is unscored stays open, and the others go on; then `TooMuchUnscored` is raised.
+        """
         self._after("grpo")
+        lacking = []
         for model in MODELS:
             for protocol in PROTOCOLS:
-                await self._staged(f"eval/{model}-{protocol}", self._evaluation(model, protocol))
+                try:
+                    await self._staged(f"eval/{model}-{protocol}", self._evaluation(model, protocol))
+                except TooMuchUnscored as error:
+                    self.report.note(f"eval/{model}-{protocol}: {error.what}")
+                    lacking.append(f"{model}-{protocol}: {error.what}")
+        if lacking:
+            hint = "the same command judges again what a judge was away for; eval.max_unscored_share is the limit"
+            raise TooMuchUnscored("; ".join(lacking), where=self.run.root / "eval", hint=hint)
 
     def _evaluation(self, model: str, protocol: str) -> Callable[[Seating], Awaitable[dict[str, Any]]]:
         async def work(seats: Seating) -> dict[str, Any]:
@@ -189,14 +213,35 @@ class Pipeline:
             spec = self.model_spec(model)
             self.run.claim(f"eval/{name}", evaluation_inputs(self.recipe, spec, protocol))
             done = self.run.finished(f"eval/{name}")
-            if done is not None:
-                return done
-            summary = await evaluate(self.recipe, seats, self.run, spec, folder, protocol, self.report, name=model)
-            result = summary.contract()["counts"]
-            self.run.finish(f"eval/{name}", result)
-            return dict(result)
+            summary = None if done is None else self._counted(folder)
+            if done is None or summary is None or too_much_unscored(summary, self.recipe) is not None:
+                done = None
+                self.run.reopen(f"eval/{name}")
+                summary = await evaluate(self.recipe, seats, self.run, spec, folder, protocol, self.report, name=model)
+            if problem := too_much_unscored(summary, self.recipe):
+                raise TooMuchUnscored(problem, where=folder)
+            return summary.overall.counts.model_dump() if done is None else done
 
         return work
+
+    def _counted(self, folder: Path) -> Summary | None:
+        """A finished evaluation's figures under the recipe's pass marks; `None` where they were deleted."""
+        from safer_steer.report import write_eval_report
+        from safer_steer.report.results import read_summary
+
+        if not (folder / "summary.json").is_file():
+            return None
+        summary, settings = read_summary(folder), self.recipe.eval
+        marks = (settings.safety_pass, settings.help_pass)
+        if marks == (summary.of.safety_pass, summary.of.help_pass):
+            return summary
+        suite = read_suite(settings.suite, self.run.images, settings.limit, skip_bad_rows=settings.skip_bad_rows)
+        marks = suite.pass_marks(*marks)  # of a single-turn suite the paper's, whatever the recipe says
+        if marks != (summary.of.safety_pass, summary.of.help_pass):
+            summary = remark(folder, summary, *marks)
+            write_eval_report(folder, self.run.images)
+            self.report.note(f"{folder.name}: counted again, safety pass {marks[0]:g}, helpfulness pass {marks[1]:g}")
+        return summary
 
     def write_report(self) -> Path:
         """`report.html` and `summary.json` at the run's root."""
@@ -222,10 +267,12 @@ class Pipeline:
             async with Seating(self.recipe, self.run.images, notify=self.report.note) as seats:
                 result = await work(seats)
         release_memory()
-        if before is not None:
+        if before is not None and self.run.finished(name) is not None:  # not one that was opened again
             self.report.note(f"{name}: already done")
             return before
         result = {**result, **measured.figures()}
+        settings = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_atomic(self.run.root / "recipe.yaml", settings)  # what `safer-steer report` names the run by
         self.run.finish(name, result)
         figures = measured.figures()
         self.report.note(f"{name}: {figures['seconds']:.1f} s, peak memory {figures['peak_mb']} MB")
@@ -241,8 +288,13 @@ def check_seats(recipe: Recipe) -> None:
             raise ConfigError(error.what, where=f"seats.{seat}", hint=error.hint) from error
 
 
-_NOT_BINDING = {"max_unscored_share", "safety_pass", "help_pass", "open_dialogues"}
-"""Settings of an evaluation that may change between two runs of its command."""
+_NOT_BINDING = {"max_unscored_share", "safety_pass", "help_pass", "open_dialogues", "adaptive"}
+"""Settings of an evaluation that may change between two runs of its command; `adaptive` is bound as the protocol."""
+
+
+def _prompts(recipe: Recipe) -> dict[str, str]:
+    """What stands in the judges' prompt files of the recipe, as digests."""
+    return {name: read_prompt(Path(file)).digest for name, file in sorted(recipe.eval.judge_prompts.items())}
 
 
 def _weights(spec: str) -> object:
@@ -258,7 +310,7 @@ def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:
     weights = _weights(spec)
     settings = recipe.eval.model_dump(mode="json", exclude=_NOT_BINDING)
     settings["suite"] = suite_print(recipe.eval.suite)
-    settings["judge_prompts"] = {n: read_prompt(Path(f)).digest for n, f in sorted(recipe.eval.judge_prompts.items())}
+    settings["judge_prompts"] = _prompts(recipe)
     manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)
     tutor = recipe.seats.tutor if protocol == "adaptive" else None
     return fingerprint("eval", weights, recipe.seats.judge, tutor, protocol, settings, manner)

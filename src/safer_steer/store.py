@@ -345,6 +345,12 @@ class RunFolder:
         """Mark a stage done, with its counts and timings."""
         write_json(self.stage(name) / "stage.json", result)
 
+    def reopen(self, name: str) -> None:
+        """Take back `finish`: the stage is worked on again."""
+        path = self.root / name / "stage.json"
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
+
     @staticmethod
     def _read(path: Path) -> dict[str, Any] | None:
         try:

@@ -69,7 +69,7 @@ class Transcripts:
                     to.put(self.images.read(ref), name=ref.name)
 
 
-class _NobodyAnswers:
+class NobodyAnswers:
     """The assistant seat of a rejudging: whoever asks it has made a mistake."""
 
     def __init__(self, name: str) -> None:
@@ -87,7 +87,7 @@ async def rejudge(source: Transcripts, judge: Judge, folder: Path, session: Sess
     began = time.monotonic()
     of = source.of
     config = EvalConfig(safety_pass=of.safety_pass, help_pass=of.help_pass)
-    nobody = _NobodyAnswers(of.model)
+    nobody = NobodyAnswers(of.model)
     evaluation = Evaluation(nobody, judge, ScriptUser(), (), of.suite, of.protocol, folder, of.model, source.skips)
     with Books(folder) as books, sparing_collector():
         unjudged = set(books.unjudged_keys())

@@ -143,15 +143,15 @@ def metrics_of(results: Iterable[Result]) -> list[Metric]:
     return shown or [SAFETY_PASS]
 
 
-def read_result(folder: Path, model: str | None = None, protocol: str | None = None) -> Result:
-    """An evaluation's folder; raises `StorageError` when its summary is missing or was written by something else."""
+def read_summary(folder: Path) -> Summary:
+    """An evaluation's figures; raises `StorageError` when they are missing or were written by something else."""
     path = folder / "summary.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise StorageError("is not a JSON object", where=path)
         body = {key: value for key, value in values.items() if key not in _HEAD}
-        summary = Summary.model_validate_json(json.dumps(body))
+        return Summary.model_validate_json(json.dumps(body))
     except OSError as error:
         raise StorageError(error.strerror or str(error), where=path, hint="run the evaluation first") from error
     except ValidationError as error:
@@ -160,6 +160,11 @@ def read_result(folder: Path, model: str | None = None, protocol: str | None = N
         raise StorageError(f"not an evaluation's summary: {place}: {first['msg']}", where=path, hint=_AGAIN) from error
     except ValueError as error:
         raise StorageError(f"not JSON: {error}", where=path, hint=_AGAIN) from error
+
+
+def read_result(folder: Path, model: str | None = None, protocol: str | None = None) -> Result:
+    """An evaluation's folder; raises `StorageError` when its summary is missing or was written by something else."""
+    summary = read_summary(folder)
     of = summary.of
     heat = HeatMap()
     told = []
