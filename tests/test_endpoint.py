@@ -255,9 +255,12 @@ async def test_a_servers_dialect_is_learned_once() -> None:
             return refused("response_format is not supported by this server")
         return web.json_response(completion())
 
+    told: list[str] = []
     async with serving(choosy, retry=RetryPolicy(attempts=1)) as (server, model):
+        model._notify = told.append
         for _ in range(3):
             await model.complete(HELLO, Sampling(max_tokens=5), Grade)
+    assert [line.split("'")[1] for line in told] == ["temperature", "response_format"]
     assert len(server.bodies) == 3 + 3
     assert server.bodies[-1] == {
         "model": "m", "messages": [{"role": "user", "content": "hello"}], "max_completion_tokens": 5,

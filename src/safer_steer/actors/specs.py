@@ -222,7 +222,8 @@ class Seating:
     def _build(self, spec: Spec) -> ChatModel:
         match spec.kind, spec.model, spec.base_url:
             case SpecKind.OPENAI, str(name), str(address):
-                return MeteredModel(EndpointModel(self.endpoint(address), name, self._fragments), str(spec))
+                model = EndpointModel(self.endpoint(address), name, self._fragments, notify=self._notify)
+                return MeteredModel(model, str(spec))
             case SpecKind.INSPECT, str(name), _:
                 inspect = import_module("safer_steer.actors.inspect_model")  # imported only here: an extra
                 return MeteredModel(inspect.InspectModel(name, self._images.read), str(spec))

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from safer_steer.actors.chat import Completion, Message, Sampling
 from safer_steer.actors.endpoint.body import request_body
-from safer_steer.actors.endpoint.dialect import Dialect, learn
+from safer_steer.actors.endpoint.dialect import Dialect, dropped, learn
 from safer_steer.actors.endpoint.images import ImageFragments
 from safer_steer.actors.endpoint.reply import Fault, failure, read_completion, read_error
 from safer_steer.actors.endpoint.server import Endpoint
@@ -20,8 +20,16 @@ from safer_steer.errors import ContextOverflow
 class EndpointModel:
     """One model on an `Endpoint`, as a `ChatModel`."""
 
-    def __init__(self, endpoint: Endpoint, name: str, images: ImageFragments) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        name: str,
+        images: ImageFragments,
+        *,
+        notify: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.name = name
+        self._notify = notify
         self._endpoint, self._images = endpoint, images
         self._dialect = Dialect()
 
@@ -67,6 +75,8 @@ class EndpointModel:
             return False
         if self._dialect == dialect:
             self._dialect = learned
+            if lost := dropped(dialect, learned):
+                self._notify(f"{self.name} at {self._endpoint.base_url} rejects '{lost}': asked without it from now on")
         return self._dialect != dialect
 
     async def aclose(self) -> None:

@@ -51,3 +51,15 @@ def learn(dialect: Dialect, param: str | None, message: str) -> Dialect | None:
     if dialect.schema and named & {"response_format", "json_schema", "guided_json"}:
         return replace(dialect, schema=False)
     return None
+
+
+def dropped(before: Dialect, after: Dialect) -> str | None:
+    """The setting of a request that `after` no longer sends; `None` where it only goes by another name.
+
+    >>> dropped(Dialect(), Dialect(temperature=False))
+    'temperature'
+    >>> dropped(Dialect(), Dialect(max_tokens="max_completion_tokens")) is None
+    True
+    """
+    names = {"temperature": "temperature", "top_p": "top_p", "seed": "seed", "schema": "response_format"}
+    return next((told for name, told in names.items() if getattr(before, name) and not getattr(after, name)), None)
