@@ -1,0 +1,120 @@
+"""One evaluation of a recipe: its seats checked, its folder bound to its inputs, played, judged and reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safer_steer.actors.adaptive import AdaptiveUser
+from safer_steer.actors.judging import parse_judge_spec
+from safer_steer.actors.specs import Seating, SpecKind, parse_spec
+from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, unscored_share
+from safer_steer.bench.suites import read_suite, suite_print
+from safer_steer.config import Recipe
+from safer_steer.errors import ConfigError
+from safer_steer.progress import Reporter
+from safer_steer.prompts import read_prompt
+from safer_steer.seats import ScriptUser, UserActor
+from safer_steer.store import RunFolder, fingerprint
+from safer_steer.weights import weights_print
+
+
+def check_seats(recipe: Recipe) -> None:
+    """Refuse a SPEC that names nothing before hours are spent on the stages before it; raises `ConfigError`."""
+    for seat, spec in recipe.seats.model_dump().items():
+        try:
+            (parse_judge_spec if seat == "judge" else parse_spec)(spec)
+        except ConfigError as error:
+            raise ConfigError(error.what, where=f"seats.{seat}", hint=error.hint) from error
+
+
+_NOT_BINDING = {"max_unscored_share", "safety_pass", "help_pass", "open_dialogues", "adaptive"}
+"""Settings of an evaluation that may change between two runs of its command; `adaptive` is bound as the protocol."""
+
+
+def prompts_print(recipe: Recipe) -> dict[str, str]:
+    """What stands in the judges' prompt files of the recipe, as digests."""
+    return {name: read_prompt(Path(file)).digest for name, file in sorted(recipe.eval.judge_prompts.items())}
+
+
+def model_print(spec: str) -> object:
+    """The model `spec` as it is now: a name, or what stands in the weight files of a folder."""
+    parsed = parse_spec(spec)
+    if parsed.kind is not SpecKind.LOCAL or parsed.model is None:
+        return spec
+    return weights_print(Path(parsed.model))
+
+
+def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:
+    """What binds an evaluation's folder: the model as it is now, the judge, the suite and the settings."""
+    weights = model_print(spec)
+    settings = recipe.eval.model_dump(mode="json", exclude=_NOT_BINDING)
+    settings["suite"] = suite_print(recipe.eval.suite)
+    settings["judge_prompts"] = prompts_print(recipe)
+    manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)
+    tutor = recipe.seats.tutor if protocol == "adaptive" else None
+    return fingerprint("eval", weights, recipe.seats.judge, tutor, protocol, settings, manner)
+
+
+async def evaluate(
+    recipe: Recipe,
+    seats: Seating,
+    run: RunFolder,
+    spec: str,
+    folder: Path,
+    protocol: str,
+    report: Reporter,
+    *,
+    name: str | None = None,
+) -> Summary:
+    """Evaluate the model `spec` into `folder` and write its report; resumes. See `bench.evaluate.run_eval`."""
+    from safer_steer.actors.chat import Sampling
+
+    settings = recipe.eval
+    suite = read_suite(settings.suite, run.images, settings.limit, skip_bad_rows=settings.skip_bad_rows)
+    if suite.skips.rows:
+        report.note(suite.skips.told(settings.suite))
+    safety, helpfulness = suite.pass_marks(settings.safety_pass, settings.help_pass)
+    settings = settings.model_copy(update={"safety_pass": safety, "help_pass": helpfulness})
+    sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+    user: UserActor = AdaptiveUser(seats.tutor(proposes=True)) if protocol == "adaptive" else ScriptUser()
+    evaluation = Evaluation(
+        model=seats.assistant(spec, sampling),
+        judge=seats.judge(),
+        user=user,
+        scripts=suite.scripts,
+        suite=settings.suite,
+        skips=suite.skips,
+        protocol=protocol,
+        folder=folder,
+        name=spec if name is None else name,
+    )
+    await seats.check()
+    target = RunFolder(folder)
+    with target.locked():
+        target.claim("", evaluation_inputs(recipe, spec, protocol))  # only now: a typo claims no folder
+        seats.memory.open_ledger(folder / "calls.jsonl")
+        summary = await run_eval(evaluation, settings, Session(_room(recipe, seats, spec), report, seats.spent))
+        from safer_steer.report import write_eval_report
+
+        write_eval_report(folder, run.images)
+    if told := seats.retries_told():
+        report.note(told)
+    return summary
+
+
+def _room(recipe: Recipe, seats: Seating, spec: str) -> int:
+    """How many dialogues are open at once."""
+    if recipe.eval.open_dialogues is not None:
+        return recipe.eval.open_dialogues
+    room = seats.room(spec)
+    return recipe.open_dialogues if room is None else room
+
+
+def too_much_unscored(summary: Summary, recipe: Recipe) -> str | None:
+    """Why the evaluation must not count as a success, or `None`."""
+    share, limit = unscored_share(summary), recipe.eval.max_unscored_share
+    if share <= limit:
+        return None
+    counts = summary.overall.counts
+    what = f"{counts.unscored} unscored, {counts.failed} dialogues failed"
+    return f"{share:.1%} of the turns are unscored or lost ({what}); the limit is {limit:.1%}"
