@@ -98,6 +98,32 @@ def test_what_the_tutor_did_not_score_is_replayed_then_dropped_and_counted(tmp_p
     assert all(line.reward is not None for line in metrics(tmp_path))
 
 
+@pytest.mark.parametrize("settings", [{"feedback": True}, {"feedback": False}])
+def test_a_step_without_a_tutor_is_not_done_and_goes_on_when_it_is_back(
+    tmp_path: Path, start: Path, settings: dict[str, object]
+) -> None:
+    asked = 0
+
+    def away_after_forty(history: History, text: str) -> Verdict:
+        nonlocal asked
+        asked += 1
+        if asked > 40:
+            return Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail="nobody there")
+        return likes_letters(history, text)
+
+    with pytest.raises(StageError, match="no dialogue was scored.*nobody there"):
+        go(tmp_path / "cut", start, tutor(away_after_forty), **settings)
+    before = metrics(tmp_path / "cut")
+    assert 0 < len(before) < 4 and all(line.reward is not None for line in before)
+    go(tmp_path / "cut", start, tutor(likes_letters), **settings)
+    assert len(metrics(tmp_path / "cut")) == 4
+    with pytest.raises(StageError, match="step 1: .*nobody there"):
+        go(tmp_path / "never", start, tutor(away_after_forty), **settings)
+    assert not (tmp_path / "never" / "grpo" / "checkpoint").exists()
+    go(tmp_path / "never", start, tutor(likes_letters), **settings)
+    assert len(metrics(tmp_path / "never")) == 4
+
+
 def test_when_nobody_differs_there_is_nothing_to_learn(tmp_path: Path, start: Path) -> None:
     with pytest.raises(StageError, match="anything to teach"):
         go(tmp_path, start, tutor(lambda history, text: graded(7, history)), steps=2)

@@ -167,14 +167,18 @@ class Pipeline:
         from safer_steer.train.grpo import grpo
 
         async def work(seats: Seating) -> dict[str, Any]:
+            tutor = seats.tutor()
+            judge = seats.judge() if self.recipe.grpo.probe_every is not None else None
+            if self.run.finished("grpo") is None:
+                await seats.check()
             return await grpo(
                 self.recipe,
                 self.run,
                 model_path=self.grpo_start(),
                 scripts=tuple(read_records(self.run.root / "bootstrap" / "rl.jsonl", Script)),
-                tutor=seats.tutor(),
+                tutor=tutor,
                 report=self.report,
-                judge=seats.judge() if self.recipe.grpo.probe_every is not None else None,
+                judge=judge,
             )
 
         return await self._staged("grpo", work)

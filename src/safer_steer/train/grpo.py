@@ -69,8 +69,9 @@ async def grpo(
     """Train the model in `model_path` on `scripts` against `tutor`; the result is `grpo/model`. Resumes.
 
     `judge` reads the student's answers to held-out scripts every `grpo.probe_every` steps. Returns the counts, at
-    once if the stage is done. Raises `StageError` when there is nothing to play or no step
-    has a group to learn from, `StorageError`, `WeightsError`.
+    once if the stage is done. Raises `StageError` when there is nothing to play, no step has a group to learn from,
+    or a step's groups were all lost to a tutor that is away (the step is not counted as done), `StorageError`,
+    `WeightsError`.
     """
     pool = [shortened(script, recipe.grpo.max_turns) for script in scripts]
     if not pool:
@@ -91,7 +92,10 @@ async def grpo(
     finally:
         await trainer.student.aclose()
     if not any(step.groups for step in steps):
-        hint = "raise grpo.samples or grpo.temperature, or look at the tutor's verdicts in grpo/rollouts.jsonl"
+        hint = (
+            "look at the tutor's verdicts in grpo/rollouts.jsonl; "
+            f"or raise grpo.samples or grpo.temperature and delete {run.root / STAGE}"
+        )
         raise StageError("no group ever had anything to teach", where=STAGE, hint=hint)
     save_merged(policy, run.stage(STAGE) / "model")
     result = summary(steps)
@@ -171,6 +175,10 @@ class Trainer:
         config, began = self._config, time.monotonic()
         scripts = scripts_of_step(self._scripts, step, config.seeds_per_step, config.benign_share, self._recipe.seed)
         played = await play_step(scripts, self._cast, config, step, self._recipe.open_dialogues)
+        if played.outage is not None:  # before anything is written: with the tutor back, the step is played again
+            problem = f"step {step}: no dialogue was scored to its end, such as {played.outage}"
+            hint = "see that the tutor answers, and in its form; the same command goes on from the last checkpoint"
+            raise StageError(problem, where=STAGE, hint=hint)
         middle = time.monotonic()
         for rollout in played.rollouts[:: max(1, len(played.rollouts) // config.transcripts_per_step)]:
             transcripts.append(Transcript(step=step, rollout=without_traces(rollout)))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from safer_steer.config import GrpoConfig
 from safer_steer.converse import converse
-from safer_steer.dialogue import Rollout, Script
+from safer_steer.dialogue import Rollout, Script, StopReason
 from safer_steer.runner import Job, bounded
 from safer_steer.seats import Cast
-from safer_steer.train.trajectory import Dropped, DropReason, Group, build_group
+from safer_steer.train.trajectory import Dropped, DropReason, Group, build_group, shortcoming
 
 REPLAYED = (DropReason.UNSCORED, DropReason.FAULT)
 """What another try may mend; the other reasons would come again."""
@@ -29,6 +29,20 @@ class Played:
     @property
     def drop_counts(self) -> dict[str, int]:
         return dict(sorted(Counter(str(item.reason) for item in self.dropped).items()))
+
+    @property
+    def outage(self) -> str | None:
+        """What was missing, when every group was spoiled by a tutor without a verdict or an actor that failed; or `None`.
+
+        A dialogue too long for the student's context is no outage: it ends so whoever answers.
+        """
+        missing = {
+            rollout.script.id: found.detail
+            for rollout in self.rollouts
+            if rollout.stop is not StopReason.CONTEXT_OVERFLOW and (found := shortcoming(rollout)) is not None
+        }
+        spoiled = missing.keys() >= {rollout.script.id for rollout in self.rollouts}
+        return next(iter(missing.values()), None) if spoiled else None
 
 
 async def play_step(

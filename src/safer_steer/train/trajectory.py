@@ -79,7 +79,7 @@ def build_group(rollouts: Sequence[Rollout], config: GrpoConfig) -> Group | Drop
     A turn that nobody scored or a dialogue that broke off makes the whole group `Dropped`. An answer without
     judgeable text earns `config.format_failure_reward`. Raises ValueError when a turn has no token trace.
     """
-    reasons = [reason for rollout in rollouts if (reason := _shortcoming(rollout)) is not None]
+    reasons = [reason for rollout in rollouts if (reason := shortcoming(rollout)) is not None]
     if reasons:
         return reasons[0]
     rewards = [turn_rewards(rollout, config) for rollout in rollouts]
@@ -124,7 +124,7 @@ def trajectory(rollout: Rollout, rewards: Sequence[float], advantages: Sequence[
     )
 
 
-def _shortcoming(rollout: Rollout) -> Dropped | None:
+def shortcoming(rollout: Rollout) -> Dropped | None:
     """What keeps a rollout from being compared, or `None`. A judge's silence comes before the fault it led to."""
     for turn in rollout.turns:
         if not isinstance(turn.verdict, Scored) and turn.answer.state is AnswerState.OK:
