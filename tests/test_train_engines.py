@@ -62,6 +62,7 @@ def test_the_trainer_learns_what_our_loop_learns_and_resumes(
         sft(tmp_path / "cut", start, Dies(5), lora=lora, engine="trainer")
     again = sft(tmp_path / "cut", start, lora=lora, engine="trainer")
     for lines in (theirs, again):
+        assert {line.seconds for line in lines} == {None}
         assert [(line.step, line.tokens) for line in lines] == [(line.step, line.tokens) for line in ours]
         for name in ("loss", "learning_rate", "grad_norm"):
             assert [getattr(line, name) for line in lines] == pytest.approx(

@@ -111,13 +111,13 @@ def test_a_step_without_a_tutor_is_not_done_and_goes_on_when_it_is_back(
             return Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail="nobody there")
         return likes_letters(history, text)
 
-    with pytest.raises(StageError, match="no dialogue was scored.*nobody there"):
+    with pytest.raises(StageError, match=r"no dialogue was scored.*nobody there"):
         go(tmp_path / "cut", start, tutor(away_after_forty), **settings)
     before = metrics(tmp_path / "cut")
     assert 0 < len(before) < 4 and all(line.reward is not None for line in before)
     go(tmp_path / "cut", start, tutor(likes_letters), **settings)
     assert len(metrics(tmp_path / "cut")) == 4
-    with pytest.raises(StageError, match="step 1: .*nobody there"):
+    with pytest.raises(StageError, match=r"step 1: .*nobody there"):
         go(tmp_path / "never", start, tutor(away_after_forty), **settings)
     assert not (tmp_path / "never" / "grpo" / "checkpoint").exists()
     go(tmp_path / "never", start, tutor(likes_letters), **settings)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from people import answer, script
 from safer_steer.config import GrpoConfig
 from safer_steer.dialogue import FinishReason, Rollout, Script, ScriptKind, StopReason, TokenTrace, Turn
+from safer_steer.train.grpo import spread
 from safer_steer.train.metrics import GrpoStep, describe, warnings, without_traces
 from safer_steer.train.playing import Played
 from safer_steer.train.schedule import scripts_of_step, shortened
@@ -107,6 +108,34 @@ def test_what_was_not_scored_is_no_number() -> None:
     assert said["reward"] is said["return_mean"] is said["unsafe_safety"] is said["over_refusal"] is None
     assert said["safety_by_turn"] == (None,)
     assert GrpoStep.from_json(GrpoStep(**said).to_json()) == GrpoStep(**said)
+
+
+def test_where_nothing_was_said_nothing_is_said_of_it() -> None:
+    nobody = Rollout(script=pool(1, 0)[0], turns=(), stop=StopReason.ASSISTANT_FAULT, fault="away")
+    said = describe(1, Played((nobody,), (), (), 0), GrpoConfig())
+    names = ("answer_tokens", "truncated", "repetitive", "distinct", "declined")
+    assert [said[name] for name in names] == [None] * 5
+    lines = [GrpoStep(**{**said, "step": n}) for n in range(1, 9)]
+    assert warnings(lines) == []  # no answer is like another when there are none
+    assert GrpoStep.from_json(lines[0].to_json()) == lines[0]
+
+
+def test_the_reward_is_that_of_dialogues_that_came_to_their_end() -> None:
+    whole = played_turns(pool(1, 0)[0], [graded(10), graded(10)])
+    broken = played_turns(pool(1, 0)[0], [graded(1)], sample=1)
+    broken = broken.model_copy(update={"stop": StopReason.USER_FAULT, "fault": "away"})
+    said = describe(1, Played((whole, broken), (), (), 0), GrpoConfig(alpha=0.0))
+    assert (said["reward"], said["reward_by_turn"]) == (1.0, (1.0, 1.0))
+    assert said["safety_by_turn"] == (5.5, 10.0)  # what was scored is counted there
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "kept"),
+    [(15, 8, [0, 1, 3, 5, 7, 9, 11, 13]), (16, 8, list(range(0, 16, 2))), (3, 8, [0, 1, 2]), (0, 8, [])],
+)
+def test_transcripts_are_as_many_as_asked_for(size: int, most: int, kept: list[int]) -> None:
+    rollouts = [played_turns(pool(1, 0)[0], [graded(10)], sample=n) for n in range(size)]
+    assert [rollout.sample for rollout in spread(rollouts, most)] == kept
 
 
 def step(number: int, **values: object) -> GrpoStep:

@@ -6,15 +6,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from safer_steer.actors.local import DialogueTokenizer, LocalModel
 from safer_steer.dialogue import Rollout
-from safer_steer.errors import StageError
+from safer_steer.errors import StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.store import RunFolder, read_records
 from safer_steer.train import sft
+from safer_steer.train.checkpoint import Checkpoint
+from safer_steer.train.policy import Policy, descend
 from safer_steer.train.sft import SftStep, chosen, examples_of, run_sft, schedule
 from tiny_training import Killed, model_folder, tiny_recipe, write_kept
 from tiny_vlm import END, IMAGE, tiny_processor
@@ -33,6 +36,27 @@ def run_in(root: Path) -> RunFolder:
 
 def lines(run: RunFolder) -> list[SftStep]:
     return list(read_records(run.root / "sft" / "metrics.jsonl", SftStep))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all"])
+def test_a_file_that_is_no_checkpoint_is_named_and_said_to_be_deleted(
+    tmp_path: Path, start: Path, content: bytes
+) -> None:
+    path = tmp_path / "state.pt"
+    path.write_bytes(content)
+    policy = Policy.load(start, tiny_recipe().sft)
+    with pytest.raises(StorageError, match=r"state\.pt.*is not a checkpoint.*delete it"):
+        Checkpoint(path).restore(policy, torch.optim.AdamW(policy.trainable.values()))
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_and_says_what_to_do(start: Path) -> None:
+    policy = Policy.load(start, tiny_recipe().sft)
+    before = policy.state()
+    for parameter in policy.trainable.values():
+        parameter.grad = torch.full_like(parameter, float("inf"))
+    with pytest.raises(StageError, match=r"lower sft\.learning_rate, delete the folder sft"):
+        descend(policy, torch.optim.AdamW(policy.trainable.values()), 1.0, "sft")
+    assert all(torch.equal(value, before[name]) for name, value in policy.state().items())
 
 
 def test_only_answers_are_trained_and_the_picture_is_there(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from safer_steer.actors.asking import ask
 from safer_steer.actors.chat import Completion, Message, Role, Sampling
 from safer_steer.config import TokenPrice, recipe_from
 from safer_steer.dialogue import FinishReason, History, ScriptKind, Usage, UserTurn
+from safer_steer.errors import EndpointError
 from safer_steer.pipeline import Pipeline
 from safer_steer.progress import Silent
 from safer_steer.reward import Shaping
 from safer_steer.single_turn import single_turns
-from safer_steer.store import RunFolder, read_records
+from safer_steer.store import RunFolder, read_records, write_records
 from safer_steer.train.grpo import run_grpo
 from safer_steer.train.metrics import COLUMNS, GrpoStep, table_head, table_row, warnings
 from safer_steer.train.watching import MeteredJudge, hold_out
@@ -84,6 +85,39 @@ def test_what_is_held_out_is_not_trained(unsafe: int, benign: int, count: int, s
     assert not {s.seed_id for s in rest} & {s.seed_id for s in held}
     assert {s.id for s in rest} <= {s.id for s in scripts} - {s.id for s in held}
     assert sum(s.is_unsafe for s in held) <= unsafe // 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=14), st.integers(2, 10), st.floats(0, 1))
+def test_half_of_either_kind_stays_whatever_the_seeds_are(
+    kinds: list[tuple[int, bool]], count: int, share: float
+) -> None:
+    scripts = [
+        s.model_copy(update={"id": f"s{n}", "seed_id": f"seed-{family}"})
+        for n, (family, unsafe) in enumerate(kinds)
+        for s in (pool(1, 0) if unsafe else pool(0, 1))
+    ]
+    rest, held = hold_out(scripts, count, share, 0)
+    assert len(held) <= count and not {s.seed_id for s in rest} & {s.seed_id for s in held}
+    for unsafe in (True, False):
+        assert 2 * sum(s.is_unsafe is unsafe for s in rest) >= sum(s.is_unsafe is unsafe for s in scripts)
+
+
+def test_one_large_seed_is_trained_not_held_out() -> None:
+    scripts = [s.model_copy(update={"seed_id": "one"}) for s in pool(6, 0)]
+    assert hold_out(scripts, 4, 0.0, 0) == (scripts, [])
+
+
+def test_grpo_asks_whether_the_tutor_is_there_before_it_plays(tmp_path: Path) -> None:
+    run, start = RunFolder(tmp_path / "run"), model_folder(tmp_path)
+    seats = {"student": f"local:{start}", "tutor": "openai:tutor@http://127.0.0.1:9/v1"}
+    retry = {"attempts": 1, "first_wait": 0.0}
+    recipe = recipe_from({"seats": seats, "endpoints": {"default": {"retry": retry}}}, ["grpo.start=base"])
+    write_records(run.root / "bootstrap" / "rl.jsonl", tiny_scripts(run))
+    run.claim("bootstrap", "here")
+    run.finish("bootstrap", {})
+    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9"):
+        asyncio.run(Pipeline(recipe, run, Silent()).grpo())
+    assert not (run.root / "grpo" / "metrics.jsonl").exists()
 
 
 def test_the_student_is_probed_before_and_while_it_learns(tmp_path: Path) -> None:

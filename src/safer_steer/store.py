@@ -53,6 +53,8 @@ def write_stream(path: Path, pieces: Iterable[bytes]) -> None:
             with os.fdopen(handle, "wb") as file:
                 for piece in pieces:
                     file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
             os.chmod(name, 0o644)
             os.replace(name, path)
         except BaseException:

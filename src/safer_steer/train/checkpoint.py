@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Checkpoint:
             optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
             return int(state["step"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
             hint = "delete it to start the stage's training afresh"
             raise StorageError(f"is not a checkpoint of this model: {error}", where=self.path, hint=hint) from error
 

@@ -86,6 +86,8 @@ async def grpo(
     probed = recipe.grpo.probe_every is not None and judge is not None
     share, count = recipe.grpo.benign_share, recipe.grpo.probe_scripts
     pool, held = hold_out(pool, count, share, recipe.seed) if probed else (pool, [])
+    if probed and not held:
+        report.note(f"{STAGE}: no whole seed can be spared from training, so nothing is held out and nothing probed")
     trainer = Trainer(recipe, run, policy, tutor, pool, report, held=held, judge=judge)
     try:
         steps = await trainer.run()
@@ -180,7 +182,7 @@ class Trainer:
             hint = "see that the tutor answers, and in its form; the same command goes on from the last checkpoint"
             raise StageError(problem, where=STAGE, hint=hint)
         middle = time.monotonic()
-        for rollout in played.rollouts[:: max(1, len(played.rollouts) // config.transcripts_per_step)]:
+        for rollout in spread(played.rollouts, config.transcripts_per_step):
             transcripts.append(Transcript(step=step, rollout=without_traces(rollout)))
         learned = self._learn(played)
         seconds = middle - began
@@ -196,7 +198,7 @@ class Trainer:
             tutor_cost=bill.cost,
             rollout_seconds=round(seconds, 3),
             update_seconds=round(time.monotonic() - middle, 3),
-            tokens_per_second=round(values["answer_tokens"] * values["turns"] / seconds, 1),
+            tokens_per_second=_rate(values["answer_tokens"], values["turns"], seconds),
         )
 
     async def _probe(self, step: int) -> dict[str, Any]:
@@ -226,6 +228,17 @@ class Trainer:
             "drift": done.drift,
             "trained_tokens": done.tokens,
         }
+
+
+def _rate(tokens: float | None, turns: int, seconds: float) -> float:
+    """Tokens per second of `turns` answers of so many tokens in the mean; 0 when none was written."""
+    return 0.0 if tokens is None else round(tokens * turns / seconds, 1)
+
+
+def spread(rollouts: Sequence[Rollout], count: int) -> list[Rollout]:
+    """At most `count` of the rollouts, at even distances from the first on."""
+    kept = min(count, len(rollouts))
+    return [rollouts[place * len(rollouts) // kept] for place in range(kept)]
 
 
 def _facts(line: GrpoStep) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from safer_steer.config import GrpoConfig
 from safer_steer.dialogue import AnswerState, FinishReason, Record, Rollout, Turn
 from safer_steer.reward import shaped_rewards, turn_returns
 from safer_steer.train.playing import Played
-from safer_steer.train.trajectory import turn_rewards
+from safer_steer.train.trajectory import shortcoming, turn_rewards
 from safer_steer.verdict import Scored
 
 OVER_REFUSAL = 5
@@ -31,6 +31,14 @@ HELD_OUT = {
     "held_out_helpfulness": "the helpfulness that the evaluation judge sees on held-out benign scripts",
 }
 
+LIMITS = (
+    ("declined", (0.0, 0.9), "nearly every answer declines, whatever was asked"),
+    ("over_refusal", (0.0, 0.5), "more than half of the benign turns are refused"),
+    ("repetitive", (0.0, 0.3), "many answers repeat themselves"),
+    ("distinct", (0.3, 1.0), "most answers are word for word the same"),
+)
+"""Shares that should stay between two values, and what is said when the last steps' mean does not."""
+
 
 class GrpoStep(Record):
     """One line of `metrics.jsonl`. Means are over what was scored, and `None` where nothing was.
@@ -39,7 +47,9 @@ class GrpoStep(Record):
     `*_by_turn` lists run from turn 1. `benign_*` are over benign dialogues: `over_refusal` is the share of their
     turns that decline and are graded for it. `dropped` counts groups by reason. `drift` is the mean |log π − log π|
     between rollout and training at the first update: numerical disagreement, not learning. `declined` is the share
-    of all answers that decline, by their words. `tutor_*`: mean seconds a verdict, tokens, and price of the step.
+    of all answers that decline, by their words; it and the four before `loss` are `None` where nothing was said, and
+    `reward` and `return_mean` leave out dialogues that broke off. `tutor_*`: mean seconds a verdict, tokens, and price
+    of the step.
     `held_out_*` are the evaluation judge's means on scripts kept out of training, on the steps that probe.
     """
 
@@ -61,10 +71,10 @@ class GrpoStep(Record):
     benign_safety: float | None
     benign_usefulness: float | None
     over_refusal: float | None
-    answer_tokens: float
-    truncated: float
-    repetitive: float
-    distinct: float
+    answer_tokens: float | None
+    truncated: float | None
+    repetitive: float | None
+    distinct: float | None
     loss: float | None = None
     kl: float | None = None
     clipped: float | None = None
@@ -74,7 +84,7 @@ class GrpoStep(Record):
     rollout_seconds: float = 0.0
     update_seconds: float = 0.0
     tokens_per_second: float = 0.0
-    declined: float = 0.0
+    declined: float | None = None
     tutor_seconds: float | None = None
     tutor_prompt_tokens: int = 0
     tutor_completion_tokens: int = 0
@@ -91,7 +101,7 @@ def describe(step: int, played: Played, config: GrpoConfig) -> dict[str, Any]:
     scored = [turn for turn in turns if isinstance(turn.verdict, Scored)]
     benign = [turn for rollout in rollouts if not rollout.script.is_unsafe for turn in rollout.turns]
     unsafe = [turn for rollout in rollouts if rollout.script.is_unsafe for turn in rollout.turns]
-    complete = [rollout for rollout in rollouts if all(_rewarded(turn) for turn in rollout.turns) and rollout.turns]
+    complete = [rollout for rollout in rollouts if rollout.turns and shortcoming(rollout) is None]
     rewards = [turn_rewards(rollout, config) for rollout in complete]
     texts = [turn.answer.text for turn in turns]
     return {
@@ -115,11 +125,11 @@ def describe(step: int, played: Played, config: GrpoConfig) -> dict[str, Any]:
         "benign_safety": _mean(_score(turn, "safety") for turn in benign),
         "benign_usefulness": _mean(_score(turn, "usefulness") for turn in benign),
         "over_refusal": _mean(_over_refused(turn) for turn in benign),
-        "answer_tokens": _mean(_written(turn) for turn in turns) or 0.0,
-        "truncated": _mean(float(turn.answer.finish is FinishReason.LENGTH) for turn in turns) or 0.0,
-        "repetitive": _mean(float(repeats(text)) for text in texts) or 0.0,
-        "distinct": len(set(texts)) / len(texts) if texts else 0.0,
-        "declined": _mean(float(declines(text)) for text in texts) or 0.0,
+        "answer_tokens": _mean(_written(turn) for turn in turns),
+        "truncated": _mean(float(turn.answer.finish is FinishReason.LENGTH) for turn in turns),
+        "repetitive": _mean(float(repeats(text)) for text in texts),
+        "distinct": len(set(texts)) / len(texts) if texts else None,
+        "declined": _mean(float(declines(text)) for text in texts),
     }
 
 
@@ -152,14 +162,10 @@ def warnings(steps: Sequence[GrpoStep]) -> list[str]:
         half = len(probed) // 2
         if half and change("reward") > 0.03 and fmean(probed[-half:]) < fmean(probed[:half]) - 0.3:
             found.append(f"the reward rises while {said} falls by {fmean(probed[:half]) - fmean(probed[-half:]):.1f}")
-    if (_mean(step.declined for step in last) or 0.0) > 0.9:
-        found.append("nearly every answer declines, whatever was asked")
-    if (_mean(step.over_refusal for step in last) or 0.0) > 0.5:
-        found.append("more than half of the benign turns are refused")
-    if (_mean(step.repetitive for step in last) or 0.0) > 0.3:
-        found.append("many answers repeat themselves")
-    if (_mean(step.distinct for step in last) or 0.0) < 0.3:
-        found.append("most answers are word for word the same")
+    for name, (low, high), said in LIMITS:
+        value = _mean(getattr(step, name) for step in last)
+        if value is not None and not low <= value <= high:
+            found.append(said)
     return found
 
 

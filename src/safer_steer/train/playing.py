@@ -32,7 +32,7 @@ class Played:
 
     @property
     def outage(self) -> str | None:
-        """What was missing, when every group was spoiled by a tutor without a verdict or an actor that failed; or `None`.
+        """What was missing when every group was spoiled, by a tutor without a verdict or a failed actor; or `None`.
 
         A dialogue too long for the student's context is no outage: it ends so whoever answers.
         """

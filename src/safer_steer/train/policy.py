@@ -194,7 +194,7 @@ def descend(policy: Policy, optimizer: torch.optim.Optimizer, max_norm: float, w
     """
     norm = float(torch.nn.utils.clip_grad_norm_(policy.trainable.values(), max_norm))
     if not math.isfinite(norm):
-        hint = f"lower {where}.learning_rate and go on from the last checkpoint"
+        hint = f"lower {where}.learning_rate, delete the folder {where} of the run, and run the same command again"
         raise StageError("the gradient is not finite", where=where, hint=hint)
     optimizer.step()
     return norm

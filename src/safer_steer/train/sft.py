@@ -41,7 +41,8 @@ class Example:
 
 
 class SftStep(Record):
-    """One line of `metrics.jsonl`. `loss` is the mean over the step's `tokens` answer tokens."""
+    """One line of `metrics.jsonl`. `loss` is the mean over the step's `tokens` answer tokens;
+    `seconds` is `None` where transformers' Trainer made it, which does not tell a step's time."""
 
     step: int
     loss: float
@@ -49,7 +50,7 @@ class SftStep(Record):
     learning_rate: float
     dialogues: int
     tokens: int
-    seconds: float
+    seconds: float | None
 
 
 def run_sft(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def run_sft(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) 
     tokenizer = DialogueTokenizer.of(policy.processor, run.images)
     examples = examples_of(rollouts, tokenizer, recipe)
     if not examples:
-        hint = f"raise sft.max_length={recipe.sft.max_length}"
+        hint = f"raise sft.max_length={recipe.sft.max_length} and delete {run.root / STAGE}"
         raise StageError("no dialogue fits the length limit", where=STAGE, hint=hint)
     if recipe.sft.engine is SftEngine.TRAINER:
         from safer_steer.train.sft_trainer import train_with_trainer  # only here: it brings transformers' Trainer

@@ -171,7 +171,7 @@ class _Told(TrainerCallback):
                 learning_rate=float(logs["learning_rate"]),
                 dialogues=size,
                 tokens=answer_tokens(batch),
-                seconds=0.0,
+                seconds=None,
             )
         )
         self._report.advance(loss=loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -75,15 +76,29 @@ def hold_out(
 ) -> tuple[list[Script], list[Script]]:
     """(the rest, `count` scripts for the probe): whole seeds leave training, so that no question is in both.
 
-    At most half of either kind is held out; which, follows from `seed`.
+    At most half of either kind leaves training, the other scripts of a held seed counted in: seeds that are too
+    large for that stay, so there may be fewer than `count`, or none. Which ones follows from `seed`.
     """
     order = sorted(scripts, key=lambda script: stable_id("probe", seed, script.seed_id, script.id))
-    wanted = {False: round(count * benign_share), True: count - round(count * benign_share)}
+    families: dict[str, list[Script]] = {}
+    for script in order:
+        families.setdefault(script.seed_id, []).append(script)
+    sizes = Counter(script.is_unsafe for script in scripts)
+    room = Counter({kind: size // 2 for kind, size in sizes.items()})
+    benign = round(count * benign_share)
     held: list[Script] = []
-    for unsafe, number in wanted.items():
-        kind = [script for script in order if script.is_unsafe is unsafe]
-        held += kind[: min(number, len(kind) // 2)]
-    seeds = {script.seed_id for script in held}
+    seeds: set[str] = set()
+    for unsafe, wanted in ((False, benign), (True, count - benign)):
+        for seed_id, family in families.items():
+            own = [script for script in family if script.is_unsafe is unsafe][:wanted]
+            takes = Counter(script.is_unsafe for script in family)
+            if not own or (seed_id not in seeds and not takes <= room):
+                continue
+            if seed_id not in seeds:
+                seeds.add(seed_id)
+                room -= takes
+            held += own
+            wanted -= len(own)
     return [script for script in scripts if script.seed_id not in seeds], held
 
 
