@@ -36,6 +36,7 @@ class Checkpoint:
         """Load what `save` wrote and return its step; 0 where there is none. Raises `StorageError`."""
         if not self.path.exists():
             return 0
+        hint = "delete it to start the stage's training afresh"
         try:
             with disk_errors(self.path):
                 state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -43,8 +44,9 @@ class Checkpoint:
             optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
             return int(state["step"])
-        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            hint = "delete it to start the stage's training afresh"
+        except (EOFError, pickle.UnpicklingError) as error:  # torch's words advise to load it unsafely: left out
+            raise StorageError("is not a checkpoint: it cannot be read", where=self.path, hint=hint) from error
+        except (RuntimeError, ValueError, KeyError) as error:
             raise StorageError(f"is not a checkpoint of this model: {error}", where=self.path, hint=hint) from error
 
 
