@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt requirements-weights.txt
 setup: $(READY)
 
 demo: setup
-	$(BIN)/safer-steer demo --recipe src/safer_steer/recipes/$(PRESET).yaml --out $(OUT) $(foreach s,$(SET),--set $(s))
+	$(BIN)/safer-steer demo --recipe src/safer_steer/recipes/$(PRESET).yaml --out $(OUT) $(foreach s,$(SET),--set '$(s)')
 
 lint: setup
 	$(BIN)/ruff check .

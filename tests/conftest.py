@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched at run time, by a test neither
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
