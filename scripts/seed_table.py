@@ -2,7 +2,7 @@
 
 Usage: python scripts/seed_table.py RUN_DIR… (each a finished run of the same recipe and suite)
 
-A dialogue's score is its mean over the seeds; intervals are 95 % bootstrap over dialogues, 10,000 draws, seeded.
+A dialogue's score is its mean over the seeds; intervals are those of the reports: 95 %, bootstrap over dialogues.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from safer_steer.bench.intervals import mean
 from safer_steer.config import EvalConfig
 from safer_steer.report.results import LABELS, MODELS, PROTOCOLS
 
-DRAWS = 10_000
 Scores = Mapping[str, Mapping[str, float]]
 """Metric to dialogue to value."""
 
@@ -44,20 +44,13 @@ def scores(run: Path, model: str, protocol: str) -> Scores:
     return {"passed": passed, **means}
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean, over dialogues."""
-    drawn = np.random.default_rng(0).choice(np.asarray(values), size=(DRAWS, len(values)))
-    low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def cell(runs: Sequence[Scores], metric: str, digits: int) -> str:
     """`mean (interval); seed, seed, seed` of one metric."""
     keys = sorted(runs[0][metric])
     pooled = [float(np.mean([run[metric][key] for run in runs])) for key in keys]
-    low, high = interval(pooled)
+    found = mean(pooled)
     each = ", ".join(f"{np.mean(list(run[metric].values())):.{digits}f}" for run in runs)
-    return f"**{np.mean(pooled):.{digits}f}** ({low:.{digits}f} to {high:.{digits}f}); {each}"
+    return f"**{found.mean:.{digits}f}** ({found.low:.{digits}f} to {found.high:.{digits}f}); {each}"
 
 
 def main(folders: Sequence[str]) -> int:
