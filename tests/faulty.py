@@ -47,19 +47,22 @@ class Faulty:
     judge_down: bool = False
     delay: float = 0.0
     seed: int = 0
+    tries: Counter[int] = field(default_factory=Counter)
     asked: Counter[str] = field(default_factory=Counter)
     answered: Counter[tuple[str, str]] = field(default_factory=Counter)
     met: Counter[str] = field(default_factory=Counter)
     url: str = ""
 
-    def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)
-
-    def _fault(self) -> str | None:
-        drawn = self._random.random()
+    def _fault(self, raw: bytes) -> str | None:
+        """Drawn from the request and how often it came, so that no timing decides; never nonsense twice in a row."""
+        request = zlib.crc32(raw)
+        self.tries[request] += 1
+        drawn = random.Random(f"{self.seed} {request} {self.tries[request]}").random()
         for name in FAULTS:
             drawn -= self.rates.get(name, 0.0)
             if drawn < 0:
+                if name == "unusable" and PROSE.encode() in raw:
+                    return None
                 self.met[name] += 1
                 return name
         return None
@@ -72,7 +75,7 @@ class Faulty:
         model = body["model"]
         self.asked[model] += 1
         await asyncio.sleep(self.delay)
-        fault = self._fault()
+        fault = self._fault(raw)
         if fault == "error" or (self.judge_down and model.startswith("judge")):
             return web.json_response({"error": {"message": "out of order"}}, status=503)
         if fault == "busy":

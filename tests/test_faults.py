@@ -17,7 +17,7 @@ from faulty import Faulty, answer_to, failing, score_of
 
 Capture = pytest.CaptureFixture[str]
 QUICK = [
-    "--set", "endpoints.default.timeout=0.7", "--set", "endpoints.default.retry.first_wait=0.01",
+    "--set", "endpoints.default.timeout=2", "--set", "endpoints.default.retry.first_wait=0.01",
     "--set", "endpoints.default.retry.longest_wait=0.02", "--set", "endpoints.default.concurrency=16",
 ]  # fmt: skip
 
