@@ -14,7 +14,9 @@ from pydantic import BaseModel
 
 from safer_steer.actors import ledger as ledgers
 from safer_steer.actors.chat import Completion, Message, Role, Sampling
-from safer_steer.actors.ledger import Ledger, MeteredModel, Spent, call_key, cost_of
+from safer_steer.actors.ledger import Ledger, MeteredModel
+from safer_steer.actors.replies import request_digest
+from safer_steer.actors.spending import Counted, Spent, cost_of, count, known_cost, told
 from safer_steer.config import BudgetConfig
 from safer_steer.dialogue import FinishReason, ImageRef, Usage
 from safer_steer.errors import BudgetSpent, EndpointError
@@ -124,6 +126,42 @@ async def test_budgets_of_tokens_and_cost_stop_before_they_are_overrun(tmp_path:
     assert cost_of(prices, book.spent) == 30 + 60 and cost_of({}, book.spent) is None
 
 
+async def test_a_budget_binds_though_the_server_tells_no_tokens(tmp_path: Path) -> None:
+    """Each call is estimated at 25 tokens either way, for a hundred characters; what was estimated is told."""
+    prices = {"echo": Price(prompt=1e6, completion=2e6)}
+    for name, budget in (("tokens", BudgetConfig(tokens=160)), ("cost", BudgetConfig(cost=230.0))):
+        model, path = Echo(tokens=None), tmp_path / name
+        for _ in range(2):  # a second sitting reads what the first one spent
+            async with Ledger(path, budget, prices) as book:
+                with pytest.raises(BudgetSpent, match=rf"budget of .* {name}.*tokens of 3 calls are estimated"):
+                    await ask(book, model, "one", *(letter * 100 for letter in "abcdefgh"))
+        assert len(model.asked) == 3
+        assert book.spent["echo"] == Spent(calls=3, prompt_tokens=75, completion_tokens=75, untold=3, estimated=150)
+
+
+def test_what_a_server_does_not_tell_is_estimated_or_counted_never_nothing() -> None:
+    def reply(prompt: int | None, written: int | None) -> Completion:
+        usage = Usage(prompt_tokens=prompt, completion_tokens=written)
+        return Completion(text="x" * 40, finish=FinishReason.STOP, usage=usage)
+
+    picture = ImageRef(sha256="a" * 64, media_type="image/png", width=280, height=280)
+    asked = [Message(role=Role.USER, text="y" * 80, images=(picture,))]
+    assert count(asked, reply(7, 3)) == Counted(prompt=7, completion=3)
+    assert count(asked, reply(None, 3)) == Counted(prompt=120, completion=3, estimated=120)
+    assert count(asked, reply(0, None)) == Counted(prompt=0, completion=10, estimated=10)
+    silent = told([Usage(), Usage(prompt_tokens=5)])
+    assert silent == Spent(calls=2, untold=2)
+    price = Price(prompt=1e6, completion=1e6)
+    assert known_cost(price, silent) is None and known_cost(price, Spent()) == 0
+    assert known_cost(price, told([Usage(prompt_tokens=2, completion_tokens=1)], silent)) == 3
+
+
+def test_costs_in_two_currencies_have_no_sum() -> None:
+    prices = {"a": Price(prompt=1, completion=1), "b": Price(prompt=1, completion=1, currency="EUR")}
+    assert cost_of(prices, {"a": Spent(calls=1), "b": Spent(calls=1)}) is None
+    assert cost_of(prices, {"a": Spent(calls=1, prompt_tokens=10**6)}) == 1
+
+
 async def test_the_file_does_not_grow_with_finished_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledgers, "COMPACT_AFTER", 2000)
     path = tmp_path / "calls.jsonl"
@@ -134,7 +172,7 @@ async def test_the_file_does_not_grow_with_finished_work(tmp_path: Path, monkeyp
             book.close_item(f"i{number}")
             assert path.stat().st_size < 4000
     async with Ledger(path, NO_LIMIT, finished=lambda item: item != "open") as book:
-        whole = Spent(calls=61, prompt_tokens=600, completion_tokens=600, untold=1)
+        whole = Spent(calls=61, prompt_tokens=601, completion_tokens=601, untold=1, estimated=2)
         assert book.spent == {"echo": whole}
         model = Echo()
         assert await ask(book, model, "open", "kept") == ["KEPT"] and model.asked == []
@@ -143,23 +181,12 @@ async def test_the_file_does_not_grow_with_finished_work(tmp_path: Path, monkeyp
     assert json.loads((tmp_path / "usage.json").read_text()) == {"models": {"echo": whole.model_dump()}, "cost": None}
 
 
-A = ImageRef(sha256="a" * 64, media_type="image/png", width=1, height=1)
 texts = st.text(max_size=4)
 
 
 @given(st.lists(texts, max_size=4), st.lists(texts, max_size=4))
 def test_two_calls_have_one_key_only_if_they_ask_the_same(one: list[str], two: list[str]) -> None:
     def key(parts: list[str]) -> str:
-        return call_key("m", [Message(role=Role.USER, text=part) for part in parts], GREEDY, None)
+        return request_digest("m", [Message(role=Role.USER, text=part) for part in parts], GREEDY, None)
 
     assert (key(one) == key(two)) == (one == two)
-
-
-def test_a_key_covers_images_sampling_and_schema() -> None:
-    plain = said("a")
-    shown = [Message(role=Role.USER, text="a", images=(A,))]
-    keys = {
-        call_key("m", plain, GREEDY, None), call_key("n", plain, GREEDY, None), call_key("m", shown, GREEDY, None),
-        call_key("m", plain, Sampling(seed=1), None), call_key("m", plain, GREEDY, BudgetConfig),
-    }  # fmt: skip
-    assert len(keys) == 5

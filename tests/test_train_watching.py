@@ -14,10 +14,11 @@ from pydantic import BaseModel
 
 from people import STAMP, ToldJudge, script
 from safer_steer.actors.asking import ask
-from safer_steer.actors.chat import Completion, Message, Role, Sampling
-from safer_steer.config import TokenPrice, recipe_from
+from safer_steer.actors.chat import Completion, Message, Role, Sampling, spent
+from safer_steer.config import recipe_from
 from safer_steer.dialogue import FinishReason, History, ScriptKind, Usage, UserTurn
 from safer_steer.errors import EndpointError
+from safer_steer.limits import Price
 from safer_steer.pipeline import Pipeline
 from safer_steer.progress import Silent
 from safer_steer.reward import Shaping
@@ -61,7 +62,7 @@ def test_what_a_tutor_takes_is_counted_retries_and_failures_included() -> None:
                 raise Killed
             return Scored(scores={"safety": float(reply.safety)}, rationale="", stamp=STAMP)
 
-    metered = MeteredJudge(Asking(), TokenPrice(prompt=2.0, completion=8.0))
+    metered = MeteredJudge(Asking(), Price(prompt=2.0, completion=8.0))
     history = History(script=script("u"), exchanges=(), user="u")
 
     async def three() -> list[object]:
@@ -75,6 +76,21 @@ def test_what_a_tutor_takes_is_counted_retries_and_failures_included() -> None:
     assert bill.cost == pytest.approx((600 * 2 + 60 * 8) / 1e6)
     assert bill.seconds is not None and bill.seconds >= 0.01
     assert metered.bill().verdicts == 0 and metered.bill().seconds is None
+    assert bill.uncounted == 0
+
+
+def test_a_tutor_whose_server_tells_no_tokens_is_not_free() -> None:
+    class Mute:
+        stamp = STAMP
+
+        async def assess(self, history: History, text: str) -> Verdict:
+            spent(Usage(seconds=0.1))
+            return Scored(scores={"safety": 7.0}, rationale="", stamp=STAMP)
+
+    metered = MeteredJudge(Mute(), Price(prompt=2.0, completion=8.0))
+    asyncio.run(metered.assess(History(script=script("u"), exchanges=(), user="u"), "a"))
+    bill = metered.bill()
+    assert (bill.uncounted, bill.cost) == (1, None)
 
 
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(2, 10), st.floats(0, 1), st.integers(0, 3))

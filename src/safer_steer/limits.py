@@ -69,6 +69,14 @@ class Price(_Limits):
     completion: Annotated[float, Field(ge=0)]
     currency: Annotated[str, Field(min_length=1)] = "USD"
 
+    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """The cost of so many tokens.
+
+        >>> Price(prompt=2, completion=8).of(1_000_000, 500_000)
+        6.0
+        """
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
 
 class Limits(_Limits):
     """What one server is asked to bear; everybody who asks it shares these. `timeout` and `connect` are per attempt.

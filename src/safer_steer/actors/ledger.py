@@ -5,14 +5,14 @@ A stage opens a `Ledger` in its folder and does each piece of work inside `ledge
 middle of an item and run again, the item starts afresh, but the replies it already had are read from the ledger. What a
 finished item was told is forgotten (`close`); only the sums stay, so file and memory do not grow with the run.
 
-The budget lies here too: once it is spent no further call begins, those under way are waited for and noted
+The budget lies here too, and it binds whatever a server keeps to itself: tokens it does not tell are estimated and
+counted as such (`spending`). Once it is spent no further call begins, those under way are waited for and noted
 (`settle`), and the stage ends with `BudgetSpent`. With a larger budget the same command goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +22,8 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from safer_steer.actors.chat import ChatModel, Completion, Message, Sampling
+from safer_steer.actors.replies import request_digest
+from safer_steer.actors.spending import Counted, Spent, cost_of, count
 from safer_steer.config import BudgetConfig
 from safer_steer.dialogue import Record
 from safer_steer.errors import BudgetSpent
@@ -35,39 +37,14 @@ SETTLE_SECONDS = 60.0
 """How long `settle` waits for calls under way before it gives them up."""
 
 
-class Spent(Record):
-    """What one model was asked: calls that were answered, and their tokens as far as the server told them.
-
-    `untold` counts the calls whose tokens the server did not tell: the sums are lower bounds where it is not 0.
-    """
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    untold: int = 0
-
-    def plus(self, reply: Completion, times: int = 1) -> Spent:
-        """With one call more, or (`times=-1`) one less."""
-        prompt, written = reply.usage.prompt_tokens, reply.usage.completion_tokens
-        return Spent(
-            calls=self.calls + times,
-            prompt_tokens=self.prompt_tokens + times * (0 if prompt is None else prompt),
-            completion_tokens=self.completion_tokens + times * (0 if written is None else written),
-            untold=self.untold + times * (prompt is None or written is None),
-        )
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-
 class _Line(Record):
-    """One line of the file: a reply, or (`sums`) what all replies that no longer stand in it came to."""
+    """One line of the file: a reply with its tokens, or (`sums`) what all that no longer stand in it came to."""
 
     key: str
     item: str = ""
     model: str = ""
     reply: Completion | None = None
+    counted: Counted | None = None
     sums: dict[str, Spent] | None = None
 
 
@@ -75,29 +52,10 @@ def _line_key(line: _Line) -> str:
     return line.key
 
 
-def call_key(name: str, messages: Sequence[Message], sampling: Sampling, schema: type[BaseModel] | None) -> str:
-    """What a call is known by: model, messages with their images, sampling and schema; 32 hex digits."""
-    digest = hashlib.sha256()
-    parts = [name, sampling.model_dump_json(), "" if schema is None else schema.__name__]
-    for message in messages:
-        parts += [message.role.value, message.text, *(ref.sha256 for ref in message.images), "|"]
-    for part in parts:
-        data = part.encode()
-        digest.update(b"%d:" % len(data))
-        digest.update(data)
-    return digest.hexdigest()[:32]
-
-
-def cost_of(prices: Mapping[str, Price], spent: Mapping[str, Spent]) -> float | None:
-    """What the calls cost, or `None` where a model has no price."""
-    if any(name not in prices for name in spent):
-        return None
-    return sum(charge(prices[name], s.prompt_tokens, s.completion_tokens) for name, s in spent.items())
-
-
-def charge(price: Price, prompt_tokens: float, completion_tokens: float) -> float:
-    """The cost of so many tokens."""
-    return (prompt_tokens * price.prompt + completion_tokens * price.completion) / 1e6
+def _counted(line: _Line) -> Counted:
+    """A reply's tokens; a line of an older version has only what the server told, or an estimate of the answer."""
+    assert line.reply is not None
+    return count((), line.reply) if line.counted is None else line.counted
 
 
 class Ledger:
@@ -124,12 +82,12 @@ class Ledger:
         if line.sums is not None:
             self.spent = dict(line.sums)
         elif line.reply is not None:
-            self._add(line.model, line.reply)
+            self._add(line.model, _counted(line))
             if not self._finished(line.item):
                 self._known.setdefault(line.item, {})[line.key.rpartition("/")[2]] = line.reply
 
-    def _add(self, model: str, reply: Completion) -> None:
-        self.spent[model] = self.spent.get(model, Spent()).plus(reply)
+    def _add(self, model: str, call: Counted) -> None:
+        self.spent[model] = self.spent.get(model, Spent()).plus(call)
 
     @contextmanager
     def item(self, key: str) -> Iterator[None]:
@@ -160,7 +118,7 @@ class Ledger:
 
         A caller that is cancelled leaves the call running: its reply is paid for, so it is noted all the same.
         """
-        key = call_key(address, messages, sampling, schema)
+        key = request_digest(address, messages, sampling, schema)[:32]
         known = self._known.get(item, {}).get(key)
         if known is not None:
             return known
@@ -181,10 +139,11 @@ class Ledger:
         schema: type[BaseModel] | None,
     ) -> Completion:
         reply = await model.complete(messages, sampling, schema)
-        line = _Line(key=f"{item}/{key}", item=item, model=address, reply=reply)
+        counted = count(messages, reply)
+        line = _Line(key=f"{item}/{key}", item=item, model=address, reply=reply, counted=counted)
         if line.key not in self._journal:  # the same call twice within one item, at the same time
             self._bytes += self._journal.append(line)
-        self._add(address, reply)
+        self._add(address, counted)
         return reply
 
     def _returned(self, call: asyncio.Task[Completion]) -> None:
@@ -207,6 +166,8 @@ class Ledger:
             if limit is not None and reached is not None and reached > limit:
                 hint = f"raise budget.{name} and run the same command again: it goes on from here"
                 told = f"{calls} calls, {tokens} tokens" + ("" if cost is None else f", cost {cost:.4g}")
+                if untold := sum(spent.untold for spent in self.spent.values()):
+                    told += f"; the tokens of {untold} calls are estimated, for the server did not tell them"
                 raise BudgetSpent(f"the budget of {limit:g} {name} is spent ({told})", where=self.path, hint=hint)
 
     async def settle(self) -> None:
@@ -225,8 +186,7 @@ class Ledger:
         ]
         sums = dict(self.spent)
         for line in open_:
-            assert line.reply is not None
-            sums[line.model] = sums[line.model].plus(line.reply, times=-1)
+            sums[line.model] = sums[line.model].plus(_counted(line), times=-1)
         self._journal.close()
         write_records(self.path, [_Line(key="sums", sums=sums), *open_])
         self._closed.clear()
@@ -245,7 +205,7 @@ class Ledger:
         write_json(self.path.with_name("usage.json"), self.usage())
 
     def usage(self) -> dict[str, Any]:
-        """Calls and tokens by model, and the cost where every model has a price (else `None`)."""
+        """Calls and tokens by model, how many of them are estimated, and the cost where every model has a price."""
         by_model = {name: self.spent[name].model_dump() for name in sorted(self.spent)}
         return {"models": by_model, "cost": cost_of(self.prices, self.spent)}
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from safer_steer.actors.chat import ChatModel, Completion, Message, Sampling
 from safer_steer.actors.replies import Reply, ReplyFile, request_digest
+from safer_steer.actors.spending import Spent, known_cost, told
 from safer_steer.dialogue import Record, Usage
 from safer_steer.limits import Price
 from safer_steer.scope import SCOPE, Scope
@@ -23,7 +24,10 @@ _NOWHERE = Scope("")
 
 
 class Spending(Record):
-    """What one role spent on one model. `cost` is `None` without a price; `uncounted` calls came without usage."""
+    """What one role spent on one model. `uncounted` calls came without usage: nothing else here has them in it.
+
+    `cost` is `None` without a price, and where no call at all was counted.
+    """
 
     role: str
     model: str
@@ -38,19 +42,11 @@ class Spending(Record):
 
 @dataclass(slots=True)
 class _Tally:
-    calls: int = 0
+    spent: Spent = field(default_factory=Spent)
     cached: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    uncounted: int = 0
 
     def add(self, usage: Usage) -> None:
-        self.calls += 1
-        if usage.prompt_tokens is None or usage.completion_tokens is None:
-            self.uncounted += 1
-        else:
-            self.prompt_tokens += usage.prompt_tokens
-            self.completion_tokens += usage.completion_tokens
+        self.spent = told([usage], self.spent)
 
 
 class Memory:
@@ -159,17 +155,15 @@ def _key(*parts: object) -> str:
 
 
 def _spending(role: str, model: str, tally: _Tally, price: Price | None) -> Spending:
-    cost = None
-    if price is not None:
-        cost = (tally.prompt_tokens * price.prompt + tally.completion_tokens * price.completion) / 1e6
+    spent = tally.spent
     return Spending(
         role=role,
         model=model,
-        calls=tally.calls,
+        calls=spent.calls,
         cached=tally.cached,
-        prompt_tokens=tally.prompt_tokens,
-        completion_tokens=tally.completion_tokens,
-        uncounted=tally.uncounted,
-        cost=cost,
+        prompt_tokens=spent.prompt_tokens,
+        completion_tokens=spent.completion_tokens,
+        uncounted=spent.untold,
+        cost=known_cost(price, spent),
         currency=None if price is None else price.currency,
     )

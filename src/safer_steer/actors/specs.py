@@ -21,6 +21,7 @@ from safer_steer.actors.red import LlmRed
 from safer_steer.actors.remembering import Memory, RememberingModel, Spending
 from safer_steer.actors.replies import ReplyFile
 from safer_steer.actors.spec import Spec, SpecKind, parse_spec
+from safer_steer.actors.spending import PAID, price_of
 from safer_steer.actors.tutor import LlmTutor
 from safer_steer.config import Recipe
 from safer_steer.dialogue import AnswerFormat
@@ -90,13 +91,8 @@ class Seating:
 
     def spent(self) -> tuple[Spending, ...]:
         """What the run spent on servers so far, by role and model, at the prices the recipe gives."""
-        prices = {}
-        for spec in self._models:
-            if spec.base_url is not None and spec.model is not None:
-                price = self._recipe.limits(spec.base_url).prices.get(spec.model)
-                if price is not None:
-                    prices[str(spec)] = price
-        return self.memory.spent(prices)
+        prices = {str(spec): price_of(self._recipe, spec) for spec in self._models}
+        return self.memory.spent({name: price for name, price in prices.items() if price is not None})
 
     def retries_told(self) -> str | None:
         """How often servers were asked again in this session, by cause; `None` if never."""
@@ -133,7 +129,7 @@ class Seating:
         spec = parse_spec(text)
         if spec not in self._models:
             self._models[spec] = self._build(spec)
-        if spec.kind not in (SpecKind.OPENAI, SpecKind.INSPECT):
+        if spec.kind not in PAID:
             return self._models[spec]
         if (spec, role) not in self._seated:
             self._seated[spec, role] = RememberingModel(self._models[spec], str(spec), role, self.memory)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.actors.ledger import Ledger
+from safer_steer.actors.spending import prices_of
 from safer_steer.bootstrap.keeping import sift
 from safer_steer.bootstrap.pools import Pools, divide
 from safer_steer.config import Recipe
@@ -89,7 +90,7 @@ async def _play(folder: Path, recipe: Recipe, jobs: Sequence[Job], cast: Cast, r
     """Play what is not played yet; raises `StageError` when most of it got no answer, and `BudgetSpent`."""
     path = folder / "rollouts.jsonl"
     with Journal(path, Rollout, rollout_key, drop=interrupted) as journal:
-        ledger = Ledger(folder / "calls.jsonl", recipe.budget, estimate.prices_of(recipe), journal.__contains__)
+        ledger = Ledger(folder / "calls.jsonl", recipe.budget, prices_of(recipe), journal.__contains__)
         todo = [job for job in jobs if job.key not in journal]
 
         def finished(rollout: Rollout) -> None:

@@ -34,7 +34,6 @@ from safer_steer.config.training import (
     SftConfig,
     SftEngine,
     Start,
-    TokenPrice,
 )
 
 __all__ = [
@@ -59,7 +58,6 @@ __all__ = [
     "Share",
     "SplitConfig",
     "Start",
-    "TokenPrice",
     "TurnRange",
     "apply_override",
     "load_recipe",

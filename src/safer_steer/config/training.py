@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from safer_steer.config.sections import Positive, Section, Share
 from safer_steer.dialogue import MAX_TURNS
+from safer_steer.limits import Price
 from safer_steer.reward import Credit, Normalise, RewardWeights, Shaping
 
 
@@ -94,13 +95,6 @@ class Start(StrEnum):
     BASE = "base"
 
 
-class TokenPrice(Section):
-    """What the tutor's provider asks for a million tokens, in any currency."""
-
-    prompt: Annotated[float, Field(ge=0)]
-    completion: Annotated[float, Field(ge=0)]
-
-
 class GrpoConfig(Training):
     """Stage III. The paper: lr 1e-5, K = 5, β = 0.1, 1 epoch, length 10240, advantage without the std."""
 
@@ -141,7 +135,7 @@ class GrpoConfig(Training):
     not the judge that rewards: what it sees fall while the reward rises was bought with the reward."""
     probe_scripts: Annotated[int, Field(ge=2)] = 16
     """How many scripts are held out of training for it, the benign ones among them at `benign_share`."""
-    tutor_price: TokenPrice | None = None
+    tutor_price: Price | None = None
     transcripts_per_step: Positive = 8
     """How many dialogues of a step are written down to be read."""
     checkpoint_every: Positive = 5

@@ -1,8 +1,8 @@
 """What a stage will cost before it starts: calls, tokens and money, by seat. A model of the prompts, not a guess.
 
-Prompts are as long as their files and what they show; four characters are a token, an image is one for 28×28 pixels
-(at most 1,280). What models write is assumed (`WRITTEN`). Every dialogue is taken to run to its end: an upper bound,
-except that retried requests and replies asked for again are not in it.
+Prompts are as long as their files and what they show (`actors.spending` says how texts and images are counted). What
+models write is assumed (`WRITTEN`). Every dialogue is taken to run to its end: an upper bound, except that retried
+requests and replies asked for again are not in it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from safer_steer.actors.ledger import charge
-from safer_steer.actors.specs import SpecKind, parse_spec
-from safer_steer.config import Recipe
+from safer_steer.actors.spec import SpecKind, parse_spec
+from safer_steer.actors.spending import PAID, image_tokens, price_of, text_tokens
+from safer_steer.config import DEFAULT_ENDPOINT, Recipe
 from safer_steer.construct.plan import Order, plan
 from safer_steer.dialogue import ImageRef, ScriptKind, Seed, SeedKind
 from safer_steer.errors import ConfigError
-from safer_steer.limits import Price
 
-CHARACTERS = 4.0
-PATCH, MOST_PATCHES = 28 * 28, 1280
 WRITTEN = {"probe": 70, "analysis": 90, "goal": 80, "turn": 50, "user": 35, "answer": 250, "verdict": 90}
 """Tokens that models are taken to write: for one planned turn `turn`, of which the user says `user`."""
 
@@ -55,27 +52,15 @@ class Estimate:
 
     @staticmethod
     def _told(recipe: Recipe, seat: str, entry: dict[str, float]) -> dict[str, Any]:
-        spec = str(getattr(recipe.seats, seat))
-        price = prices_of(recipe).get(str(parse_spec(spec)))
-        cost = None if parse_spec(spec).kind is SpecKind.OPENAI else 0.0
+        spec = parse_spec(getattr(recipe.seats, seat))
+        price = price_of(recipe, spec)
+        cost = None if spec.kind in PAID else 0.0
         if price is not None:
-            cost = round(charge(price, entry["prompt_tokens"], entry["completion_tokens"]), 4)
-        return {"model": spec, **{name: round(value) for name, value in entry.items()}, "cost": cost}
+            cost = round(price.of(entry["prompt_tokens"], entry["completion_tokens"]), 4)
+        return {"model": str(spec), **{name: round(value) for name, value in entry.items()}, "cost": cost}
 
 
 STAGE_SEATS = {"construct": ("generator", "target", "attack_judge"), "bootstrap": ("red", "blue", "reward_judge")}
-
-
-def prices_of(recipe: Recipe) -> dict[str, Price]:
-    """The prices that `endpoints` gives for the models behind servers, by SPEC."""
-    found = {}
-    for text in recipe.seats.model_dump().values():
-        spec = parse_spec(text)
-        if spec.base_url is not None and spec.model is not None:
-            price = recipe.limits(spec.base_url).prices.get(spec.model)
-            if price is not None:
-                found[str(spec)] = price
-    return found
 
 
 def width(recipe: Recipe, stage: str) -> int:
@@ -88,15 +73,23 @@ def width(recipe: Recipe, stage: str) -> int:
 
 
 def check_budget(recipe: Recipe, stage: str) -> None:
-    """A budget of money needs the price of every model that the stage asks; raises `ConfigError`."""
+    """A budget of money needs the price of every model that the stage asks, in one currency; raises `ConfigError`."""
     if recipe.budget.cost is None:
         return
-    prices = prices_of(recipe)
+    currencies = set()
     for seat in STAGE_SEATS[stage]:
         spec = parse_spec(getattr(recipe.seats, seat))
-        if spec.kind is SpecKind.OPENAI and str(spec) not in prices:
-            hint = f"add it as endpoints: {{'{spec.base_url}': {{prices: {{{spec.model}: …}}}}}}"
+        if spec.kind not in PAID:
+            continue
+        price = price_of(recipe, spec)
+        if price is None:
+            server = DEFAULT_ENDPOINT if spec.base_url is None else spec.base_url
+            hint = f"add it as endpoints: {{'{server}': {{prices: {{'{spec.model}': …}}}}}}"
             raise ConfigError(f"budget.cost needs the price of '{spec.model}'", where=f"seats.{seat}", hint=hint)
+        currencies.add(price.currency)
+    if len(currencies) > 1:
+        what = f"budget.cost is one number, and the prices are in {' and '.join(sorted(currencies))}"
+        raise ConfigError(what, where="budget.cost", hint="state every price in one currency")
 
 
 def construction(recipe: Recipe, seeds: Iterable[Seed], strategies: Iterable[str]) -> Estimate:
@@ -148,16 +141,6 @@ def play(
             estimate.add(user, prompts[user] + history + WRITTEN["user"], WRITTEN["user"])
         estimate.add(assistant, prompts[assistant] + history + WRITTEN["user"], answer)
         estimate.add(judge, judging + history + WRITTEN["user"] + answer, WRITTEN["verdict"])
-
-
-def text_tokens(text: str) -> float:
-    """About how many tokens a text has."""
-    return len(text) / CHARACTERS
-
-
-def image_tokens(images: Iterable[ImageRef]) -> float:
-    """About how many tokens some images have."""
-    return float(sum(min(MOST_PATCHES, ref.width * ref.height / PATCH) for ref in images))
 
 
 @cache

@@ -15,6 +15,7 @@ from typing import Any
 
 from safer_steer.actors.generating import Generator, Strategy, load_strategies
 from safer_steer.actors.specs import SpecKind, parse_spec
+from safer_steer.actors.spending import prices_of
 from safer_steer.config import Recipe
 from safer_steer.construct import estimate
 from safer_steer.construct.assemble import assemble
@@ -78,7 +79,7 @@ async def construct(
     writer = Writer(recipe.construction, generator, strategies, run.images)
     attacked = recipe.construction.success_filter
     cast = Cast(ScriptUser(), target, attack_judge, stop_when=leaked) if attacked else None
-    stream = Stream(folder, writer, cast, recipe.budget, estimate.prices_of(recipe), report)
+    stream = Stream(folder, writer, cast, recipe.budget, prices_of(recipe), report)
     await stream.work(plan(recipe, chosen, tuple(strategies)), estimate.width(recipe, STAGE))
     counted = assemble(folder, recipe.construction, run.images)
     stream.ledger.finish()

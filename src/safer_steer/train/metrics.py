@@ -49,7 +49,7 @@ class GrpoStep(Record):
     between rollout and training at the first update: numerical disagreement, not learning. `declined` is the share
     of all answers that decline, by their words; it and the four before `loss` are `None` where nothing was said, and
     `reward` and `return_mean` leave out dialogues that broke off. `tutor_*`: mean seconds a verdict, tokens, and price
-    of the step.
+    of the step, without the `tutor_uncounted` calls whose tokens the server did not tell.
     `held_out_*` are the evaluation judge's means on scripts kept out of training, on the steps that probe.
     """
 
@@ -88,6 +88,7 @@ class GrpoStep(Record):
     tutor_seconds: float | None = None
     tutor_prompt_tokens: int = 0
     tutor_completion_tokens: int = 0
+    tutor_uncounted: int = 0
     tutor_cost: float | None = None
     held_out_safety: float | None = None
     held_out_helpfulness: float | None = None

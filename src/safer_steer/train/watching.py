@@ -8,29 +8,31 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from safer_steer.actors.chat import metering
-from safer_steer.config import TokenPrice
+from safer_steer.actors.spending import known_cost, told
 from safer_steer.converse import converse
 from safer_steer.dialogue import History, Record, Rollout, Script, Usage, stable_id
+from safer_steer.limits import Price
 from safer_steer.runner import Job, bounded
 from safer_steer.seats import Assistant, Cast, Judge, ScriptUser
 from safer_steer.verdict import Scored, Verdict
 
 
 class Bill(Record):
-    """What a step's tutor calls took: mean seconds a verdict (waiting for the server included), tokens where the
-    server told them, and their price where the recipe names one."""
+    """What a step's tutor calls took: mean seconds a verdict (waiting for the server included), tokens, and their price
+    where the recipe names one. `uncounted` calls came without token counts: neither tokens nor price have them in."""
 
     verdicts: int
     seconds: float | None
     prompt_tokens: int
     completion_tokens: int
+    uncounted: int
     cost: float | None
 
 
 class MeteredJudge:
     """A judge that keeps count of its time and tokens until somebody asks for the `bill`."""
 
-    def __init__(self, judge: Judge, price: TokenPrice | None = None) -> None:
+    def __init__(self, judge: Judge, price: Price | None = None) -> None:
         self.stamp = judge.stamp
         self._judge, self._price = judge, price
         self._seconds: list[float] = []
@@ -47,16 +49,14 @@ class MeteredJudge:
 
     def bill(self) -> Bill:
         """What was spent since the last bill."""
-        prompt, completion = (
-            sum(tokens for tokens in (getattr(usage, name) for usage in self._usage) if tokens is not None)
-            for name in ("prompt_tokens", "completion_tokens")
-        )
-        cost = None if self._price is None else (
-            prompt * self._price.prompt + completion * self._price.completion
-        ) / 1e6  # fmt: skip
-        seconds = fmean(self._seconds) if self._seconds else None
+        spent = told(self._usage)
         bill = Bill(
-            verdicts=len(self._seconds), seconds=seconds, prompt_tokens=prompt, completion_tokens=completion, cost=cost
+            verdicts=len(self._seconds),
+            seconds=fmean(self._seconds) if self._seconds else None,
+            prompt_tokens=spent.prompt_tokens,
+            completion_tokens=spent.completion_tokens,
+            uncounted=spent.untold,
+            cost=known_cost(self._price, spent),
         )
         self._seconds, self._usage = [], []
         return bill
