@@ -134,6 +134,20 @@ def test_credits_agree_on_what_a_dialogue_is_worth(rewards: list[float], alpha: 
     assert shaped_rewards(rewards, Shaping.NONE) == rewards
 
 
+@given(dialogue, unit)
+def test_a_discounted_turn_counts_later_turns_less_and_no_other_credit_is_discounted(
+    rewards: list[float], discount: float
+) -> None:
+    found = turn_returns(rewards, Credit.TURN, discount)
+    powers = [[reward * discount**ahead for ahead, reward in enumerate(rewards[t:])] for t in range(len(rewards))]
+    assert close(found, [sum(row) for row in powers])
+    assert turn_returns(rewards, Credit.TURN, 0.0) == pytest.approx(rewards)
+    for credit in (Credit.SUM, Credit.MEAN):
+        assert turn_returns(rewards, credit, discount) == turn_returns(rewards, credit)
+    with pytest.raises(ValueError, match="discount"):
+        turn_returns(rewards, Credit.TURN, 1.5)
+
+
 groups = st.integers(1, 6).flatmap(
     lambda turns: st.lists(st.lists(unit, min_size=turns, max_size=turns), min_size=2, max_size=6)
 )

@@ -99,7 +99,7 @@ class Credit(StrEnum):
     """What a turn's tokens are credited with.
 
     `SUM` is the paper's `R = Σ_t r̃_t` for every turn; `MEAN` is `R / T`, which does not pay for length;
-    `TURN` gives each turn its own reward-to-go `Σ_{j≥t} r̃_j`.
+    `TURN` gives each turn its own reward-to-go `Σ_{j≥t} γ^{j−t}·r̃_j`, where γ is the discount (1: undiscounted).
     """
 
     SUM = "sum"
@@ -112,14 +112,20 @@ def shaped_rewards(turn_rewards: Sequence[float], shaping: Shaping, alpha: float
     return tcsr(turn_rewards, alpha) if shaping is Shaping.TCSR else list(turn_rewards)
 
 
-def turn_returns(shaped: Sequence[float], credit: Credit) -> list[float]:
-    """The return each turn's tokens are credited with, one per turn.
+def turn_returns(shaped: Sequence[float], credit: Credit, discount: float = 1.0) -> list[float]:
+    """The return each turn's tokens are credited with, one per turn. `discount` is γ of `Credit.TURN` alone.
+
+    Raises `ValueError` unless `0 ≤ discount ≤ 1`.
 
     >>> [turn_returns([1.0, 0.5], credit) for credit in Credit]
     [[1.5, 1.5], [0.75, 0.75], [1.5, 0.5]]
+    >>> turn_returns([1.0, 0.5, 0.4], Credit.TURN, discount=0.5)
+    [1.35, 0.7, 0.4]
     """
+    if not 0.0 <= discount <= 1.0:
+        raise ValueError(f"discount={discount} is outside 0..1")
     if credit is Credit.TURN:
-        return list(accumulate(reversed(shaped)))[::-1]
+        return list(accumulate(reversed(shaped), lambda later, reward: reward + discount * later))[::-1]
     total = sum(shaped)
     return [total if credit is Credit.SUM else total / len(shaped)] * len(shaped)
 

@@ -25,6 +25,8 @@ def recipe(*overrides: str) -> Recipe:
     return recipe_from({"grpo": {"lora": None, "dtype": "bfloat16"}}, overrides)
 
 
+ESTIMATOR = {"shaping": "tcsr", "alpha": 0.3, "discount": 1.0, "divide_by_std": False}
+
 CHANGED = {
     "learning_rate": (3e-6, "actor_rollout_ref.actor.optim.lr", 3e-6),
     "steps": (7, "trainer.total_training_steps", 7),
@@ -40,9 +42,10 @@ CHANGED = {
     "max_tokens": (100, "data.max_response_length", 100),
     "temperature": (0.7, "actor_rollout_ref.rollout.temperature", 0.7),
     "credit": ("turn", "algorithm.adv_estimator", "safer_steer_turn"),
-    "shaping": ("none", "+algorithm.safer_steer", {"shaping": "none", "alpha": 0.3, "divide_by_std": False}),
-    "alpha": (0.4, "+algorithm.safer_steer", {"shaping": "tcsr", "alpha": 0.4, "divide_by_std": False}),
-    "divide_by_std": (True, "+algorithm.safer_steer", {"shaping": "tcsr", "alpha": 0.3, "divide_by_std": True}),
+    "shaping": ("none", "+algorithm.safer_steer", ESTIMATOR | {"shaping": "none"}),
+    "alpha": (0.4, "+algorithm.safer_steer", ESTIMATOR | {"alpha": 0.4}),
+    "discount": (0.5, "+algorithm.safer_steer", ESTIMATOR | {"discount": 0.5}),
+    "divide_by_std": (True, "+algorithm.safer_steer", ESTIMATOR | {"divide_by_std": True}),
     "normalise": ("paper", "actor_rollout_ref.actor.loss_agg_mode", "seq-mean-token-sum"),
     "old_policy": ("rollout", "algorithm.rollout_correction.bypass_mode", True),
     "gradient_checkpointing": (True, "actor_rollout_ref.model.enable_gradient_checkpointing", True),

@@ -118,6 +118,9 @@ class GrpoConfig(Training):
     shaping: Shaping = Shaping.TCSR
     alpha: Share = 0.3
     credit: Credit = Credit.SUM
+    discount: Share = 1.0
+    """What a later turn's reward counts for the turn before it (`credit: turn` only). Below 1, a refusal of a harmless
+    turn earns less from the later refusals that it makes likelier."""
     divide_by_std: bool = False
     normalise: Normalise = Normalise.DAPO
     """How the tokens' losses become one number: `paper`, `grpo`, `dapo` or `dr_grpo`."""

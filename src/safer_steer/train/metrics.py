@@ -116,7 +116,8 @@ def describe(step: int, played: Played, config: GrpoConfig) -> dict[str, Any]:
         "format_failures": sum(turn.answer.state is not AnswerState.OK for turn in turns),
         "reward": _mean(value for row in rewards for value in row),
         "return_mean": _mean(
-            turn_returns(shaped_rewards(row, config.shaping, config.alpha), config.credit)[0] for row in rewards
+            turn_returns(shaped_rewards(row, config.shaping, config.alpha), config.credit, config.discount)[0]
+            for row in rewards
         ),
         "reward_by_turn": _by_turn(rewards),
         "safety_by_turn": _by_turn([[_score(turn, "safety") for turn in rollout.turns] for rollout in rollouts]),

@@ -84,7 +84,7 @@ def build_group(rollouts: Sequence[Rollout], config: GrpoConfig) -> Group | Drop
         return reasons[0]
     rewards = [turn_rewards(rollout, config) for rollout in rollouts]
     shaped = [shaped_rewards(row, config.shaping, config.alpha) for row in rewards]
-    returns = [turn_returns(row, config.credit) for row in shaped]
+    returns = [turn_returns(row, config.credit, config.discount) for row in shaped]
     if not has_spread(returns):
         return Dropped(DropReason.ZERO_SPREAD, f"all {len(rollouts)} samples of {rollouts[0].script.id} did equally")
     advantages = group_advantages(returns, divide_by_std=config.divide_by_std)

@@ -14,7 +14,7 @@ from safer_steer.actors.offline.text import words
 from safer_steer.dialogue import History, stable_id
 from safer_steer.verdict import Proposal, Scored, Stamp, Verdict
 
-VERSION = "1"
+VERSION = "2"
 _QUOTED_WORDS = 9
 _DATA = ("tutor_frames.yaml", "lexicon.yaml", "nouns.yaml", "asks.yaml")
 

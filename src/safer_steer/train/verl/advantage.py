@@ -54,6 +54,7 @@ def advantages(
     credit: Credit,
     shaping: Shaping,
     alpha: float,
+    discount: float,
     divide_by_std: bool,
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns by token, both (B, L) and 0 where the mask is.
@@ -70,7 +71,7 @@ def advantages(
     returned = torch.zeros_like(gained)
     for rows in groups.values():
         rewards = [[float(token_level_rewards[row, stop - 1]) for _, stop in spans[row]] for row in rows]
-        returns = [turn_returns(shaped_rewards(turns, shaping, alpha), credit) for turns in rewards]
+        returns = [turn_returns(shaped_rewards(turns, shaping, alpha), credit, discount) for turns in rewards]
         compared = group_advantages(returns, divide_by_std=divide_by_std)
         for row, turns, credits in zip(rows, returns, compared, strict=True):
             for (start, stop), value, advantage in zip(spans[row], turns, credits, strict=True):
@@ -80,7 +81,7 @@ def advantages(
 
 
 def estimator(credit: Credit) -> Any:
-    """The estimator with that credit, reading shaping, α and the division from `config.safer_steer`."""
+    """The estimator with that credit, reading shaping, α, the discount and the division from `config.safer_steer`."""
 
     def estimate(
         token_level_rewards: Tensor, response_mask: Tensor, index: Any, config: Any, **_: Any
@@ -93,6 +94,7 @@ def estimator(credit: Credit) -> Any:
             credit=credit,
             shaping=Shaping(settings["shaping"]),
             alpha=float(settings["alpha"]),
+            discount=float(settings["discount"]),
             divide_by_std=bool(settings["divide_by_std"]),
         )
 

@@ -23,7 +23,7 @@ AGGREGATION = {
 """`grpo.normalise` in verl's words."""
 
 ELSEWHERE = {
-    "shaping", "alpha", "credit", "divide_by_std",  # the estimator reads them from `algorithm.safer_steer`
+    "shaping", "alpha", "credit", "discount", "divide_by_std",  # the estimator reads them from `algorithm.safer_steer`
     "weights", "feedback", "format_failure_reward", "retries", "max_turns",  # the agent loop reads the recipe
     "start", "frozen",  # the stage and `engine.FrozenVisionEngine` see to them
     "benign_share", "transcripts_per_step",  # the data are dealt by it; the ledger keeps every transcript
@@ -125,6 +125,7 @@ def _learning(grpo: GrpoConfig, recipe: Recipe) -> dict[str, Any]:
         "+algorithm.safer_steer": {
             "shaping": str(grpo.shaping),
             "alpha": grpo.alpha,
+            "discount": grpo.discount,
             "divide_by_std": grpo.divide_by_std,
         },
         "algorithm.rollout_correction.bypass_mode": grpo.old_policy is OldPolicy.ROLLOUT,
