@@ -1,10 +1,10 @@
 """Stage I against a server with a fixed service time: wall against the ideal bound, CPU for each request.
 
-    python benchmarks/construct.py --mock PATH/TO/mockllm.py [--python PYTHON] [--seeds 60] [--capacity 64]
+    python benchmarks/construct.py [--seeds 60] [--capacity 64] [--mock PATH --python PYTHON]
 
-`mockllm.py` is a loopback server, OpenAI-compatible, with at most `capacity` requests in service, that answers a
-request with a JSON schema by an instance of it; any such server will do. The ideal bound is what no schedule can beat:
-all service time divided by the capacity, or the longest chain of calls that wait for each other.
+The server is `mock_server.py`, with at most `capacity` requests in service, that answers a request with a JSON schema
+by an instance of it; any such server will do. The ideal bound is what no schedule can beat: all service time divided
+by the capacity, or the longest chain of calls that wait for each other.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ def longest_chain(folder: Path) -> int:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--mock", type=Path, required=True)
-    options.add_argument("--python", default=sys.executable, help="the interpreter that runs it (it needs httptools)")
+    own = Path(__file__).with_name("mock_server.py")
+    options.add_argument("--mock", type=Path, default=own, help="another mock server's script")
+    options.add_argument("--python", default=sys.executable, help="the interpreter that runs it")
     options.add_argument("--seeds", type=int, default=60)
     options.add_argument("--capacity", type=int, default=64)
     chosen = options.parse_args()

@@ -1,6 +1,6 @@
 """The evaluation's hot path against a mock server, a minimal aiohttp loop, and the ideal bound, in one run.
 
-    python benchmarks/endpoint.py --mock PATH/mockllm.py [--mock-python PYTHON] [--capacity 64,256] [--memory]
+    python benchmarks/endpoint.py [--capacity 64,256] [--memory] [--mock PATH --mock-python PYTHON]
 
 Job: 300 dialogues of 2 to 10 turns (2,416 in all), one image each (61 KB as base64), one answer and one verdict per
 turn, against a server that serves at most `capacity` requests at once, 200 ms each. The ideal is
@@ -11,8 +11,8 @@ peer     a minimal aiohttp loop: images encoded once in threads, bodies by orjso
 ours     `run_eval` as `safer-steer eval` runs it: seats, prompts, parsing, retries, limits, journal and ledger
 encoded  the same, with the images encoded before the clock starts
 
-`--memory` plays 3,227 dialogues of 10 turns at 0 ms and tells the peak memory. The mock server is not part of this
-repository: an OpenAI-compatible server with the options --port, --capacity and --latency will do.
+`--memory` plays 3,227 dialogues of 10 turns at 0 ms and tells the peak memory. The server is `mock_server.py`, or any
+other OpenAI-compatible one with the options --port, --capacity and --latency.
 """
 
 from __future__ import annotations
@@ -240,7 +240,8 @@ def client(options: argparse.Namespace, name: str, capacity: int, latency: float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mock", type=Path, help="the mock server's script")
+    own = Path(__file__).with_name("mock_server.py")
+    parser.add_argument("--mock", type=Path, default=own, help="another mock server's script")
     parser.add_argument("--mock-python", default=sys.executable, help="the interpreter to run it with")
     parser.add_argument("--capacity", default="64,256")
     parser.add_argument("--clients", default="peer,ours,encoded")
@@ -255,8 +256,8 @@ def main() -> None:
     if options.worker is not None:
         work(options)
         return
-    if options.mock is None or not options.mock.exists():
-        sys.exit(f"there is no mock server at {options.mock}: give its script with --mock")
+    if not options.mock.exists():
+        sys.exit(f"there is no mock server at {options.mock}")
     if options.memory:
         found = client(options, "ours", 256, 0.0, 3227, 0)
         print(f"3,227 dialogues x 10 turns: peak {found['rss']} MB, {found['cpu'] / 64540 * 1e3:.2f} ms/request")

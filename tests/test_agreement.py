@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -207,6 +210,24 @@ def test_the_queue_holds_what_is_worth_reading_and_the_worst_comes_first(tmp_pat
     lines = (tmp_path / "disagreements.jsonl").read_text().splitlines()
     assert [Disagreement.from_json(line) for line in lines] == queue
     assert [vote["scores"]["safety"] for vote in json.loads(lines[0])["votes"]] == [3, -3, 3]
+
+
+def test_the_queue_is_written_with_one_dialogue_in_memory(tmp_path: Path) -> None:
+    alive: list[weakref.ref[Rollout]] = []
+
+    def one_by_one() -> Iterator[Rollout]:
+        for number in range(20):
+            gc.collect()
+            assert sum(found() is not None for found in alive) <= 1  # the one just handed over
+            told = played(three(3, -3, 3), id=f"s{number:02}")
+            alive.append(weakref.ref(told))
+            yield told
+            del told
+
+    assert write_disagreements(tmp_path, one_by_one()) == 20
+    found = [json.loads(line)["dialogue"] for line in (tmp_path / "disagreements.jsonl").read_text().splitlines()]
+    assert found == [f"s{number:02}#0" for number in range(20)]
+    assert [path.name for path in tmp_path.iterdir()] == ["disagreements.jsonl"]
 
 
 def test_a_member_without_a_score_votes_with_its_reason() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 
@@ -104,6 +106,23 @@ def test_an_image_cannot_vanish(student: Student, tiny: SteerVLMForConditionalGe
         tiny(input_ids=torch.cat([ids[:, :5], ids[:, 6:]], 1), pixel_values=pixels)
     with pytest.raises(ValueError, match="16 image tokens in the prompt, but 0 images need 0"):
         tiny(input_ids=ids)
+
+
+def test_a_picture_may_come_as_a_data_url_as_chat_servers_hand_it_on(student: Student) -> None:
+    processor, buffer = student[1], io.BytesIO()
+    picture("red").save(buffer, format="PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    chat = [{"role": "user", "content": [{"type": "image", "url": url}, {"type": "text", "text": "Hi!"}]}]
+    batch = processor.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    prompt = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    expected = processor(images=picture("red"), text=prompt, return_tensors="pt")
+    assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    for bad in ("/etc/hostname", "http://127.0.0.1:1/x.png", "data:text/plain;base64,AAAA", url[:-30], url + "!"):
+        with pytest.raises(ValueError, match="data URL"):
+            processor(images=bad, text="<image>")
 
 
 def test_batched_generation_equals_single(student: Student) -> None:

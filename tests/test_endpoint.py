@@ -259,7 +259,10 @@ async def test_a_servers_dialect_is_learned_once() -> None:
     async with serving(choosy, retry=RetryPolicy(attempts=1)) as (server, model):
         model._notify = told.append
         for _ in range(3):
-            await model.complete(HELLO, Sampling(max_tokens=5), Grade)
+            answer = await model.complete(HELLO, Sampling(max_tokens=5), Grade)
+            assert answer.without == ("temperature", "response_format")
+        assert (await model.complete(HELLO, Sampling(max_tokens=5))).without == ("temperature",)
+    del server.bodies[-1]
     assert [line.split("'")[1] for line in told] == ["temperature", "response_format"]
     assert len(server.bodies) == 3 + 3
     assert server.bodies[-1] == {
@@ -276,6 +279,16 @@ async def test_a_servers_dialect_is_learned_once() -> None:
         (lambda: refused("bad image"), EndpointError, "refused the request (HTTP 400): bad image"),
         (lambda: refused("maximum context length is 4096 tokens, max_tokens not supported"), ContextOverflow, "fits"),
         (lambda: refused("x", code="context_length_exceeded"), ContextOverflow, "no longer fits 'm'"),
+        (  # llama.cpp's words
+            lambda: refused("request (20031 tokens) exceeds the available context size (8192 tokens), try increasing"),
+            ContextOverflow,
+            "no longer fits 'm'",
+        ),
+        (  # llama.cpp's words again, of images to a model that reads text
+            lambda: refused("image input is not supported - hint: you may need to provide the mmproj", 500),
+            EndpointError,
+            "image input is not supported",
+        ),
         (lambda: refused("pay", 429, code="insufficient_quota"), EndpointError, "no quota left"),
         (lambda: web.Response(status=429, headers={"Retry-After": "3600"}), EndpointError, "wait 3600 s"),
         (

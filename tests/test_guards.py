@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -12,14 +13,16 @@ from hypothesis import strategies as st
 from people import IMAGE, ToldModel, history
 from safer_steer.actors.chat import Role
 from safer_steer.actors.endpoint import Endpoint
-from safer_steer.actors.endpoint.reply import Fault
 from safer_steer.actors.guard_replies import read_llama_guard, read_wildguard, strongreject_grade
 from safer_steer.actors.guards import IMAGES_NOT_SEEN, GuardKind, LlamaGuard, StrongReject, WildGuard
-from safer_steer.actors.moderation import ModerationGuard, read_moderation
+from safer_steer.actors.moderation import ModerationGuard, ModerationModel, read_moderation
+from safer_steer.actors.specs import Seating
+from safer_steer.config import recipe_from
 from safer_steer.converse import assessed
 from safer_steer.dialogue import FinishReason, ScriptKind
 from safer_steer.errors import BadVerdict
 from safer_steer.prompts import parse_prompt
+from safer_steer.store import ImageStore
 from safer_steer.verdict import GUARD, Scored, Unscored, UnscoredReason
 from test_endpoint import refused, serving
 
@@ -221,23 +224,22 @@ MODERATION = {
 }
 
 
-def changed(**fields: object) -> bytes:
-    return json.dumps({**MODERATION, "results": [{**MODERATION["results"][0], **fields}]}).encode()
+def changed(**fields: object) -> str:
+    return json.dumps({**MODERATION, "results": [{**MODERATION["results"][0], **fields}]})
 
 
 def test_a_moderation_is_read_strictly() -> None:
-    unsafe, reading = read_moderation(json.dumps(MODERATION).encode())
+    unsafe, reading = read_moderation(json.dumps(MODERATION))
     assert (unsafe, reading.unsafe_prob, reading.categories) == (True, 0.81, ("illicit", "violence"))
     assert reading.refusal is None and json.loads(reading.raw)["flagged"] is True
     for bad in (
-        b"{}", b'{"results": []}', changed(flagged="true"), changed(flagged=1), changed(flagged=None),
+        "{}", '{"results": []}', json.dumps(MODERATION)[:-10],
+        changed(flagged="true"), changed(flagged=1), changed(flagged=None),
         changed(category_scores={"hate": 1.2}), changed(category_scores={"hate": "0.1"}), changed(categories=["hate"]),
-        json.dumps({"results": MODERATION["results"] * 2}).encode(),
+        json.dumps({"results": MODERATION["results"] * 2}),
     ):  # fmt: skip
         with pytest.raises(BadVerdict):
             read_moderation(bad)
-    with pytest.raises(Fault):
-        read_moderation(json.dumps(MODERATION).encode()[:-10])
 
 
 @pytest.mark.anyio
@@ -248,18 +250,39 @@ async def test_the_moderation_endpoint_is_asked_about_the_answer_alone_and_retri
         paths.append(request.path)
         if number == 1:
             return web.Response(status=503)
-        return web.json_response(MODERATION) if number == 2 else refused("no such model", status=404)
+        if number == 2:
+            return web.Response(body=json.dumps(MODERATION).encode()[:-10])
+        return web.json_response(MODERATION) if number == 3 else refused("no such model", status=404)
 
     async with serving(handler) as (server, model):
         endpoint: Endpoint = model._endpoint
-        guard = ModerationGuard(endpoint, "omni-moderation-latest")
+        guard = ModerationGuard(ModerationModel(endpoint, "omni-moderation-latest"))
         verdict = await guard.assess(history("a1"), "a2")
         assert isinstance(verdict, Scored) and verdict.scores == {"unsafe": 1.0}
         assert verdict.rationale == "flagged: illicit, violence"
         assert server.bodies[-1] == {"model": "omni-moderation-latest", "input": "a2"}
-        assert paths == ["/v1/moderations"] * 2
+        assert paths == ["/v1/moderations"] * 3 and endpoint.answered == 1
         missing = await assessed(guard, history("a1"), "a2")
         assert isinstance(missing, Unscored) and missing.reason is UnscoredReason.JUDGE_UNREACHABLE
+
+
+@pytest.mark.anyio
+async def test_a_moderation_stands_in_the_ledger_and_on_the_bill_and_is_not_asked_for_again(tmp_path: Path) -> None:
+    async def handler(request: web.Request, body: dict[str, object], number: int) -> web.StreamResponse:
+        return web.json_response(MODERATION)
+
+    verdicts = []
+    async with serving(handler) as (server, model):
+        spec = f"openai-moderation:omni@{model._endpoint.base_url}"
+        for _ in range(2):
+            async with Seating(recipe_from({"seats": {"judge": spec}}), ImageStore(tmp_path), environ={}) as seats:
+                judge = seats.judge()
+                seats.memory.open_ledger(tmp_path / "calls.jsonl")
+                verdicts.append(await assessed(judge, history("a1"), "a2"))
+                bill = [(line.role, line.model, line.calls, line.uncounted) for line in seats.spent()]
+                assert bill == [("judge", spec, 1, 1)]
+        assert len(server.bodies) == 1
+    assert isinstance(verdicts[0], Scored) and verdicts[0] == verdicts[1]
 
 
 def test_every_guard_has_the_binary_scale() -> None:

@@ -195,9 +195,24 @@ async def test_a_ledger_answers_for_its_dialogue_and_counts_every_call_once(tmp_
     assert [line.model_dump() for line in bill] == [
         {
             "role": "judge", "model": WHO, "calls": 5, "cached": 0, "prompt_tokens": 50, "completion_tokens": 15,
-            "uncounted": 0, "cost": pytest.approx((50 * 2 + 15 * 10) / 1e6), "currency": "EUR",
+            "uncounted": 0, "cost": pytest.approx((50 * 2 + 15 * 10) / 1e6), "currency": "EUR", "without": (),
         }
     ]  # fmt: skip
+
+
+@pytest.mark.anyio
+async def test_the_bill_keeps_what_calls_were_made_without_also_when_it_resumes(tmp_path: Path) -> None:
+    memory = Memory()
+    memory.open_ledger(tmp_path / "calls.jsonl")
+    for number, without in enumerate((("temperature",), (), ("temperature", "response_format"))):
+        reply = said("x").model_copy(update={"without": without})
+        memory.keep("judge", WHO, reply, f"{number:032x}", None)
+    memory.keep("student", WHO, said("y"), f"{9:032x}", None)
+    expected = [("judge", ("response_format", "temperature")), ("student", ())]
+    assert [(line.role, line.without) for line in memory.spent({})] == expected
+    memory.open_ledger(tmp_path / "calls.jsonl")
+    assert [(line.role, line.without) for line in memory.spent({})] == expected
+    memory.close()
 
 
 @pytest.mark.anyio

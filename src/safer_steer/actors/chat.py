@@ -44,6 +44,8 @@ class Completion(Record):
     finish: FinishReason
     usage: Usage = Usage()
     trace: TokenTrace | None = None
+    without: tuple[str, ...] = ()
+    """Settings that were asked for and not sent, because the model does not take them."""
 
 
 _SPENT: ContextVar[list[Usage] | None] = ContextVar("spent", default=None)

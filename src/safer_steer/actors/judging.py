@@ -151,9 +151,7 @@ def seat_judge(text: str, seats: Seating, settings: EvalConfig) -> ScaledJudge:
 def _seat(judge: OneJudge, seats: Seating, sampling: Sampling, prompts: Mapping[str, Prompt]) -> ScaledJudge:
     prompt = prompts.get("rubric" if judge.guard is None else judge.guard)
     if judge.guard is GuardKind.OPENAI_MODERATION:
-        model, address = judge.spec.model, judge.spec.base_url
-        assert model is not None and address is not None  # parse_judge_spec
-        return ModerationGuard(seats.endpoint(address), model)
+        return ModerationGuard(seats.moderation(judge.spec))
     if judge.guard is None and judge.spec.kind is SpecKind.SCRIPTED:
         offline: ScaledJudge = seats.offline_judge()
         return offline

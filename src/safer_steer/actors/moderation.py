@@ -1,18 +1,23 @@
-"""OpenAI's moderation endpoint as a judge: `POST {base}/moderations`, which is no chat."""
+"""OpenAI's moderation endpoint as a judge: `POST {base}/moderations`, which is no chat but is asked like one.
+
+So its replies are kept, counted and never asked for twice, as every other model's.
+"""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Annotated
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yarl import URL
 
+from safer_steer.actors.chat import ChatModel, Completion, Message, Role, Sampling
 from safer_steer.actors.endpoint import Endpoint
 from safer_steer.actors.endpoint.reply import Fault, failure
 from safer_steer.actors.guards import GuardKind
-from safer_steer.dialogue import History, Usage
+from safer_steer.dialogue import FinishReason, History, Usage
 from safer_steer.errors import BadVerdict
 from safer_steer.prompts import neutralise
 from safer_steer.verdict import GUARD, GuardReading, Scored, Stamp, UnscoredReason, Verdict
@@ -34,17 +39,13 @@ class _Moderation(BaseModel):
     results: Annotated[list[_Result], Field(min_length=1, max_length=1)]
 
 
-def read_moderation(body: bytes) -> tuple[bool, GuardReading]:
+def read_moderation(reply: str) -> tuple[bool, GuardReading]:
     """Whether the service flags the text, and what it says beside. `unsafe_prob` is the highest category score.
 
-    Raises `Fault` for a body that is cut off, `BadVerdict` for one of another shape.
+    Raises `BadVerdict` for a reply of another shape.
     """
     try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise Fault(f"the reply is not JSON, {len(body)} bytes, maybe cut off", cause="cut off") from None
-    try:
-        result = _Moderation.model_validate(data).results[0]
+        result = _Moderation.model_validate_json(reply).results[0]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -58,22 +59,63 @@ def read_moderation(body: bytes) -> tuple[bool, GuardReading]:
     )
 
 
+class ModerationModel:
+    """The moderation model `name` on an endpoint as a `ChatModel`: shown one text, it replies with JSON."""
+
+    def __init__(self, endpoint: Endpoint, name: str) -> None:
+        self.name = name
+        self._endpoint = endpoint
+        self._url = URL(f"{endpoint.base_url}/moderations")
+
+    async def complete(
+        self, messages: Sequence[Message], sampling: Sampling, schema: type[BaseModel] | None = None
+    ) -> Completion:
+        """Ask about the last message until there is a reply or the endpoint's retry budget is spent.
+
+        It has nothing to sample and a form of its own, so `sampling` and `schema` are not sent. Raises `EndpointError`.
+        """
+        body = orjson.dumps({"model": self.name, "input": messages[-1].text})
+        attempt = 1
+        while True:
+            try:
+                return await self._attempt(body)
+            except Fault as fault:
+                await self._endpoint.pause(attempt, fault, model=self.name, label=zlib.crc32(body))
+                attempt += 1
+
+    async def _attempt(self, body: bytes) -> Completion:
+        reply = await self._endpoint.exchange(body, self._url)
+        if reply.status != 200:
+            raise failure(reply.status, reply.body, reply.wait, base_url=self._endpoint.base_url, model=self.name)
+        try:
+            orjson.loads(reply.body)
+        except orjson.JSONDecodeError:
+            what = f"the reply is not JSON, {len(reply.body)} bytes, maybe cut off"
+            raise Fault(what, cause="cut off") from None
+        usage = Usage(seconds=reply.seconds)  # the service counts no tokens
+        self._endpoint.account(reply.booked, usage)
+        return Completion(text=reply.body.decode(), finish=FinishReason.STOP, usage=usage)
+
+    async def aclose(self) -> None:
+        await self._endpoint.aclose()
+
+
 class ModerationGuard:
-    """The moderation model `name` on an endpoint. It is shown the answer alone: it knows no dialogues.
+    """A `ModerationModel` in the judge's seat. It is shown the answer alone: it knows no dialogues.
 
     `assess` raises `BadVerdict` for a reply that is no moderation, and `EndpointError`.
     """
 
     scale = GUARD
 
-    def __init__(self, endpoint: Endpoint, name: str) -> None:
-        self._endpoint, self._name = endpoint, name
-        self._url = URL(f"{endpoint.base_url}/moderations")
-        self.stamp = Stamp(judge=f"{GuardKind.OPENAI_MODERATION} {name}", prompt="the answer alone", version="1")
+    def __init__(self, model: ChatModel) -> None:
+        self._model = model
+        judge = f"{GuardKind.OPENAI_MODERATION} {model.name}"
+        self.stamp = Stamp(judge=judge, prompt="the answer alone", version="1")
 
     async def assess(self, history: History, answer: str) -> Verdict:
-        body = orjson.dumps({"model": self._name, "input": neutralise(answer)})
-        unsafe, reading = await self._moderate(body)
+        reply = await self._model.complete([Message(role=Role.USER, text=neutralise(answer))], Sampling())
+        unsafe, reading = read_moderation(reply.text)
         named = ", ".join(reading.categories)
         return Scored(
             scores={"unsafe": float(unsafe)},
@@ -81,21 +123,3 @@ class ModerationGuard:
             stamp=self.stamp,
             guard=reading,
         )
-
-    async def _moderate(self, body: bytes) -> tuple[bool, GuardReading]:
-        """Ask until there is a reply or the endpoint's retry budget is spent."""
-        attempt = 1
-        while True:
-            try:
-                reply = await self._endpoint.exchange(body, self._url)
-                if reply.status != 200:
-                    raise failure(
-                        reply.status, reply.body, reply.wait, base_url=self._endpoint.base_url, model=self._name
-                    )
-                read = read_moderation(reply.body)
-            except Fault as fault:
-                await self._endpoint.pause(attempt, fault, model=self._name, label=zlib.crc32(body))
-                attempt += 1
-                continue
-            self._endpoint.account(reply.booked, Usage())
-            return read

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from safer_steer.actors.chat import ChatModel, Completion, Message, Sampling
 from safer_steer.actors.replies import Reply, ReplyFile, request_digest
 from safer_steer.actors.spending import Spent, known_cost, told
-from safer_steer.dialogue import Record, Usage
+from safer_steer.dialogue import Record
 from safer_steer.limits import Price
 from safer_steer.scope import SCOPE, Scope
 
@@ -26,7 +26,9 @@ _NOWHERE = Scope("")
 class Spending(Record):
     """What one role spent on one model. `uncounted` calls came without usage: nothing else here has them in it.
 
-    `cost` is `None` without a price, and where no call at all was counted.
+    `cost` is `None` without a price, and where no call at all was counted. `without` names settings that some calls
+    were made without, because the model does not take them: such a judge may not have been greedy, or not have been
+    held to its form.
     """
 
     role: str
@@ -38,15 +40,18 @@ class Spending(Record):
     uncounted: int
     cost: float | None
     currency: str | None
+    without: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class _Tally:
     spent: Spent = field(default_factory=Spent)
     cached: int = 0
+    without: frozenset[str] = frozenset()
 
-    def add(self, usage: Usage) -> None:
-        self.spent = told([usage], self.spent)
+    def add(self, reply: Completion) -> None:
+        self.spent = told([reply.usage], self.spent)
+        self.without = self.without.union(reply.without)
 
 
 class Memory:
@@ -69,7 +74,7 @@ class Memory:
         self._tallies.clear()
         self._ledger = ReplyFile(path)
         for reply in self._ledger:
-            self._tally(reply.role, reply.model).add(reply.completion.usage)
+            self._tally(reply.role, reply.model).add(reply.completion)
 
     def recall(self, role: str, model: str, ledger_key: str, cache_key: str | None) -> Completion | None:
         """The reply to a request that was answered before, in this run or (for roles that cache) in another."""
@@ -77,12 +82,14 @@ class Memory:
         if found is None and cache_key is not None and self._cache is not None:
             found = self._cache.get(cache_key)
             if found is not None:
-                self._tally(role, model).cached += 1
+                tally = self._tally(role, model)
+                tally.cached += 1
+                tally.without = tally.without.union(found.completion.without)
         return None if found is None else found.completion
 
     def keep(self, role: str, model: str, completion: Completion, ledger_key: str, cache_key: str | None) -> None:
         """Count a reply that just came, and keep it."""
-        self._tally(role, model).add(completion.usage)
+        self._tally(role, model).add(completion)
         for file, key in ((self._ledger, ledger_key), (self._cache, cache_key)):
             if file is not None and key is not None:
                 file.put(Reply(key=key, role=role, model=model, completion=completion))
@@ -166,4 +173,5 @@ def _spending(role: str, model: str, tally: _Tally, price: Price | None) -> Spen
         uncounted=spent.untold,
         cost=known_cost(price, spent),
         currency=None if price is None else price.currency,
+        without=tuple(sorted(tally.without)),
     )

@@ -15,8 +15,10 @@ from safer_steer.actors.chat import ChatModel, Sampling
 from safer_steer.actors.endpoint import Endpoint, EndpointModel, ImageFragments
 from safer_steer.actors.generating import Generator
 from safer_steer.actors.generator_llm import LlmGenerator
+from safer_steer.actors.guards import GuardKind
 from safer_steer.actors.judging import addresses, seat_judge
 from safer_steer.actors.ledger import MeteredModel
+from safer_steer.actors.moderation import ModerationModel
 from safer_steer.actors.red import LlmRed
 from safer_steer.actors.remembering import Memory, RememberingModel, Spending
 from safer_steer.actors.replies import ReplyFile
@@ -74,6 +76,7 @@ class Seating:
         self._seated.clear()
         for model in models.values():
             await model.aclose()
+        await self.hang_up()  # of moderation no model stands among those
         self._endpoints.clear()
         self._offline.clear()
         self._fragments.close()
@@ -134,6 +137,16 @@ class Seating:
         if (spec, role) not in self._seated:
             self._seated[spec, role] = RememberingModel(self._models[spec], str(spec), role, self.memory)
         return self._seated[spec, role]
+
+    def moderation(self, spec: Spec) -> ChatModel:
+        """OpenAI's moderation model behind a server, counted and kept as a judge."""
+        assert spec.model is not None and spec.base_url is not None  # `judging` lets no other SPEC through
+        key = (spec, "moderation")
+        if key not in self._seated:
+            model = ModerationModel(self.endpoint(spec.base_url), spec.model)
+            address = f"{GuardKind.OPENAI_MODERATION}:{spec.model}@{spec.base_url}"
+            self._seated[key] = RememberingModel(model, address, "judge", self.memory)
+        return self._seated[key]
 
     def assistant(self, text: str, sampling: Sampling, role: str = "student") -> Assistant:
         """A model under test or a student; `scripted` is the offline blue expert."""

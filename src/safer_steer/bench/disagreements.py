@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from safer_steer.bench.agreement import is_split
 from safer_steer.dialogue import Record, Rollout, Turn
-from safer_steer.store import write_atomic
+from safer_steer.store import disk_errors, write_stream
 from safer_steer.verdict import Scored, Verdict
 
 NAME = "disagreements.jsonl"
@@ -42,22 +43,49 @@ def disagreements(rollouts: Iterable[Rollout]) -> list[Disagreement]:
 
     Splits come before mere spreads, wide before narrow; the rest is the dialogues' order.
     """
-    found = [_case(rollout, turn) for rollout in rollouts for turn in rollout.turns if turn.verdict.members]
-    queue = [case for case in found if case.split or max(case.spread.values(), default=0) >= WORTH_READING]
-    return sorted(queue, key=lambda c: (not c.split, -max(c.spread.values(), default=0), c.dialogue, c.turn))
+    return sorted((case for rollout in rollouts for case in _worth_reading(rollout)), key=_rank)
 
 
 def write_disagreements(folder: Path, rollouts: Iterable[Rollout]) -> int | None:
     """Write `disagreements.jsonl` and return how many; `None`, and no file, where no panel judged.
 
-    Raises `StorageError`.
+    One dialogue is in memory at a time: the cases wait for their order on disk. Raises `StorageError`.
     """
-    everything = list(rollouts)
-    if not any(turn.verdict.members for rollout in everything for turn in rollout.turns):
-        return None
-    queue = disagreements(everything)
-    write_atomic(folder / NAME, "".join(f"{case.to_json()}\n" for case in queue).encode())
-    return len(queue)
+    judged_by_panel = False
+    places: list[tuple[_Rank, int, int]] = []
+    path = folder / NAME
+    with disk_errors(path), tempfile.TemporaryFile(dir=folder) as unsorted:
+        for rollout in rollouts:
+            judged_by_panel = judged_by_panel or any(turn.verdict.members for turn in rollout.turns)
+            for case in _worth_reading(rollout):
+                line = f"{case.to_json()}\n".encode()
+                places.append((_rank(case), unsorted.tell(), len(line)))
+                unsorted.write(line)
+        if not judged_by_panel:
+            return None
+
+        def lines() -> Iterator[bytes]:
+            for _, start, length in sorted(places):
+                unsorted.seek(start)
+                yield unsorted.read(length)
+
+        write_stream(path, lines())
+    return len(places)
+
+
+_Rank = tuple[bool, float, str, int]
+
+
+def _rank(case: Disagreement) -> _Rank:
+    return not case.split, -max(case.spread.values(), default=0), case.dialogue, case.turn
+
+
+def _worth_reading(rollout: Rollout) -> Iterator[Disagreement]:
+    for turn in rollout.turns:
+        if turn.verdict.members:
+            case = _case(rollout, turn)
+            if case.split or max(case.spread.values(), default=0) >= WORTH_READING:
+                yield case
 
 
 def _case(rollout: Rollout, turn: Turn) -> Disagreement:

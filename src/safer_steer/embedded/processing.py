@@ -1,5 +1,8 @@
 """Pictures and chats to tensors, with Pillow and numpy only."""
 
+import base64
+import binascii
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,14 +35,31 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
 
-Pictures = Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]]
+Picture = Image.Image | str
+"""A picture, or a data URL of one, as chat messages carry it. No other address is followed."""
+Pictures = Picture | Sequence[Picture] | Sequence[Sequence[Picture]]
 
 
 def flatten(images: Pictures) -> list[Image.Image]:
-    """Pictures of a batch in reading order, however they were nested."""
+    """Pictures of a batch in reading order, however they were nested. Raises ValueError for an unreadable one."""
     if isinstance(images, Image.Image):
         return [images]
+    if isinstance(images, str):
+        return [from_data_url(images)]
     return [picture for group in images for picture in flatten(group)]
+
+
+def from_data_url(url: str) -> Image.Image:
+    """The picture inside `data:image/…;base64,…`; raises ValueError when there is none."""
+    head, _, data = url.partition(",")
+    if not (head.startswith("data:image/") and head.endswith(";base64")):
+        raise ValueError(f"not a data URL of a picture: {url[:40]!r}")
+    try:
+        picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+        picture.load()
+    except (binascii.Error, OSError) as error:  # Pillow's own error for what is no picture is an OSError
+        raise ValueError(f"no readable picture in the data URL: {error}") from error
+    return picture
 
 
 def letterbox(picture: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -25,6 +25,7 @@ def result_tables(results: Sequence[Result], compared: Comparisons) -> list[Tabl
         _comparisons(compared),
         _log_rank(compared),
         _spent(results),
+        _bill(results),
         *beside_the_paper(results),
     ]
 
@@ -148,6 +149,22 @@ def _spent(results: Sequence[Result]) -> Table:
         times = (s.median_seconds, s.p95_seconds, r.summary.seconds)
         rows.append((r.protocol, r.label, s.answers, *tokens, s.untold, *times))
     return Table("cost", "Tokens and time of the model under test", columns, tuple(rows))
+
+
+def _bill(results: Sequence[Result]) -> Table:
+    columns = (
+        "protocol", "model", "role", "asked", "calls", "from the cache", "prompt tokens", "completion tokens",
+        "calls without counts", "cost", "currency", "asked without",
+    )  # fmt: skip
+    rows = [
+        (
+            r.protocol, r.label, line.role, line.model, line.calls, line.cached, line.prompt_tokens,
+            line.completion_tokens, line.uncounted, line.cost, line.currency, ", ".join(line.without) or None,
+        )
+        for r in results
+        for line in r.summary.bill
+    ]  # fmt: skip
+    return Table("bill", "Calls to servers, by role", columns, tuple(rows))
 
 
 def beside_the_paper(results: Sequence[Result]) -> list[Table]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from safer_steer.actors.chat import Completion, Message, Sampling
 from safer_steer.actors.endpoint.body import request_body
-from safer_steer.actors.endpoint.dialect import Dialect, dropped, learn
+from safer_steer.actors.endpoint.dialect import Dialect, dropped, learn, left_out
 from safer_steer.actors.endpoint.images import ImageFragments
 from safer_steer.actors.endpoint.reply import Fault, failure, read_completion, read_error
 from safer_steer.actors.endpoint.server import Endpoint
@@ -46,6 +46,7 @@ class EndpointModel:
         while True:
             dialect = self._dialect
             make = partial(request_body, self.name, messages, images, sampling, schema, dialect)
+            without = left_out(dialect, sampling, schema=schema is not None)
             try:
                 completion = await self._attempt(make, dialect)
             except Fault as fault:
@@ -53,7 +54,7 @@ class EndpointModel:
                 attempt += 1
                 continue
             if completion is not None:
-                return completion
+                return completion.model_copy(update={"without": without}) if without else completion
 
     async def _attempt(self, make: Callable[[], bytes], dialect: Dialect) -> Completion | None:
         """One request. `None`: the server taught us its dialect, ask again in it (a dialect only ever shrinks)."""

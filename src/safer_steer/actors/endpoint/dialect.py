@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from safer_steer.actors.chat import Sampling
+
 _WORDS = re.compile(r"[a-z_]+")
 _REJECTS = re.compile(
     r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|not available|instead"
@@ -25,6 +27,9 @@ class Dialect:
     top_p: bool = True
     seed: bool = True
     schema: bool = True
+
+
+FULL = Dialect()
 
 
 def learn(dialect: Dialect, param: str | None, message: str) -> Dialect | None:
@@ -51,6 +56,23 @@ def learn(dialect: Dialect, param: str | None, message: str) -> Dialect | None:
     if dialect.schema and named & {"response_format", "json_schema", "guided_json"}:
         return replace(dialect, schema=False)
     return None
+
+
+def left_out(dialect: Dialect, sampling: Sampling, *, schema: bool) -> tuple[str, ...]:
+    """What a request asks for and `dialect` does not send.
+
+    >>> left_out(Dialect(temperature=False, seed=False), Sampling(temperature=0.0), schema=True)
+    ('temperature',)
+    """
+    if dialect == FULL:
+        return ()
+    wanted = {
+        "temperature": not dialect.temperature,
+        "top_p": not dialect.top_p and sampling.top_p < 1.0,
+        "seed": not dialect.seed and sampling.seed is not None,
+        "response_format": not dialect.schema and schema,
+    }
+    return tuple(name for name, missed in wanted.items() if missed)
 
 
 def dropped(before: Dialect, after: Dialect) -> str | None:

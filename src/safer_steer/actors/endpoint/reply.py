@@ -18,7 +18,16 @@ _FINISH = {
     "content_filter": FinishReason.FILTER,
     "safety": FinishReason.FILTER,
 }
-_OVERFLOW = ("context_length_exceeded", "context length", "context window", "maximum model length", "too many tokens")
+_OVERFLOW = (
+    "context_length_exceeded",
+    "context length",
+    "context size",
+    "context window",
+    "maximum model length",
+    "too many tokens",
+)
+_NEVER = ("input is not supported", "not implemented")
+"""What some servers say with a 500 though no repetition will change it, as of images to a model that reads text."""
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 MESSAGE_LIMIT = 300
 
@@ -107,7 +116,7 @@ def failure(status: int, body: bytes, wait: float | None, *, base_url: str, mode
     said = f": {error.message}" if error.message else ""
     if error.code == "insufficient_quota":
         return EndpointError(f"the account has no quota left{said}", where=base_url, hint="check billing and limits")
-    if status in _RETRIED:
+    if status in _RETRIED and not (status == 500 and any(sign in error.message.lower() for sign in _NEVER)):
         return Fault(f"HTTP {status}{said}", wait, cause=f"HTTP {status}")
     if status in (401, 403):
         # What the server says here may quote the key.
