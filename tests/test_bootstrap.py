@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from builders import Pulled, recipe
 from people import STAMP, ToldAssistant, ToldJudge, answer, script
 from safer_steer.bootstrap import Dropped, DropReason, divide, forecast, run_bootstrap, shortcoming
-from safer_steer.config import BootstrapConfig
+from safer_steer.config import BootstrapConfig, Recipe
 from safer_steer.dialogue import History, Rollout, Script, ScriptKind, Split, StopReason, Turn, stable_id
-from safer_steer.errors import StageError, StorageError
+from safer_steer.errors import Incomplete, StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.seats import Needs, UserMove
 from safer_steer.store import RunFolder, read_records
@@ -187,7 +187,62 @@ def test_a_second_run_returns_at_once_and_another_recipe_is_refused(tmp_path: Pa
     red = Rewrites()
     assert bootstrap(tmp_path, red=red) == first and red.said == 0
     with pytest.raises(StorageError, match="another recipe"):
-        bootstrap(tmp_path, recipe(bootstrap={"tau_safe": 9}))
+        bootstrap(tmp_path, recipe(bootstrap={"sft_share": 0.5}))
+
+
+def seated(**more: object) -> Recipe:
+    return recipe(seats={"red": "openai:red@http://h/v1", "blue": "openai:blue@http://h/v1"}, **more)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        seated(answer_format="tagged"),
+        recipe(seats={"red": "openai:other@http://h/v1", "blue": "openai:blue@http://h/v1"}),
+        recipe(seats={"red": "openai:red@http://h/v1", "blue": "openai:other@http://h/v1"}),
+        recipe(seats={"red": "inspect:p/red", "blue": "openai:blue@http://h/v1"}),
+    ],
+)
+def test_other_people_or_another_format_are_refused(tmp_path: Path, other: Recipe) -> None:
+    """The people given are the same ones throughout: what binds is what the recipe says of them."""
+    with pytest.raises((Pulled, ExceptionGroup)):
+        bootstrap(tmp_path, seated(), red=Rewrites(7))
+    with pytest.raises(StorageError, match="another recipe"):
+        bootstrap(tmp_path, other)
+
+
+def test_the_same_model_at_another_address_goes_on(tmp_path: Path) -> None:
+    first = bootstrap(tmp_path, seated())
+    moved = recipe(seats={"red": "openai:red@http://elsewhere/v1", "blue": "openai:blue@http://elsewhere/v1"})
+    assert bootstrap(tmp_path, moved) == first
+
+
+@pytest.mark.parametrize(
+    "bootstrap_section",
+    [{"tau_safe": 9}, {"tau_help": 8.5}, {"sft": {"size": 3}}, {"rl": {"size": 2}}, {"bench": {"size": 1}}],
+)
+def test_other_thresholds_and_sizes_sift_again_and_ask_nobody(tmp_path: Path, bootstrap_section: dict) -> None:
+    bootstrap(tmp_path / "run", recipe(bootstrap={"tau_safe": 5, "tau_help": 1.0}))
+    red, blue, wanted = Rewrites(), ToldAssistant(lambda history: "?"), recipe(bootstrap=bootstrap_section)
+    again = bootstrap(tmp_path / "run", wanted, red=red, blue=blue)
+    assert red.said == 0 and not blue.seen
+    assert again == bootstrap(tmp_path / "fresh", wanted)
+    for name in (*FINAL, "bench.jsonl", "contamination.json"):
+        assert (tmp_path / "run/bootstrap" / name).read_bytes() == (tmp_path / "fresh/bootstrap" / name).read_bytes()
+
+
+def test_a_few_dialogues_without_an_answer_are_a_stated_share_or_leave_the_stage_open(tmp_path: Path) -> None:
+    lost = sorted(s.id for s in divide(recipe(), made()).sft)[0]
+
+    def told(history: History, text: str) -> Verdict:
+        return LOST if history.script.id == lost else score(10, 9)
+
+    with pytest.raises(Incomplete, match=r"incomplete: 1 of \d+ dialogues got no answer.*max_undone_share, now 0\.02"):
+        bootstrap(tmp_path, reward_judge=ToldJudge(told))
+    assert RunFolder(tmp_path).finished("bootstrap") is None and not (tmp_path / "bootstrap/kept.jsonl").exists()
+    blue = ToldAssistant(lambda history: f"no to {history.user}")
+    result = bootstrap(tmp_path, recipe(max_undone_share=0.5), blue=blue, reward_judge=ToldJudge(told))
+    assert result["undone"] == 1 and {history.script.id for history in blue.seen} == {lost}
 
 
 def test_nothing_kept_is_an_error_that_says_why(tmp_path: Path) -> None:

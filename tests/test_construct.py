@@ -34,7 +34,7 @@ from safer_steer.construct.success import cut_at_leak, leaked, outcome
 from safer_steer.construct.suite import build_steer_mini
 from safer_steer.converse import converse
 from safer_steer.dialogue import History, Rollout, Script, ScriptKind, Seed, SeedKind, Split, StopReason
-from safer_steer.errors import ConfigError, DataError, EndpointError, StageError, StorageError
+from safer_steer.errors import ConfigError, DataError, EndpointError, Incomplete, StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.seats import Cast, ScriptUser
 from safer_steer.seeds import load_builtin
@@ -188,6 +188,38 @@ def test_a_server_that_was_away_is_asked_again(tmp_path: Path) -> None:
     construct(tmp_path / "rough")
     construct(tmp_path / "calm")
     assert finals(tmp_path / "rough") == finals(tmp_path / "calm")
+
+
+def test_a_few_scripts_without_an_answer_leave_the_stage_open_beyond_a_stated_share(tmp_path: Path) -> None:
+    class Patchy(ToldGenerator):
+        def _count(self, *what: str) -> None:
+            super()._count(*what)
+            if what == ("benign", "seed-2", ""):
+                raise EndpointError("connection refused", where="generator")
+
+    with pytest.raises(Incomplete, match=r"incomplete: 1 of 36 scripts got no answer.*max_undone_share, now 0\.02"):
+        construct(tmp_path, generator=Patchy())
+    assert not (tmp_path / "construct" / "benign.jsonl").exists()
+    again = Patchy()
+    result = construct(tmp_path, recipe(max_undone_share=0.03), generator=again)
+    assert again.asked == {("benign", "seed-2", ""): 1}, "only what was left undone is asked for again"
+    assert result["undone"] == {"scripts": 1, "dialogues": 0} and result["left_out"]["generator_unreachable"] == 1
+
+
+def test_a_few_attacks_without_an_answer_count_against_all_that_were_played(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def patchy(history: History) -> str:
+        seen.append(history.script.id)
+        if history.script.id == seen[0]:
+            raise EndpointError("connection refused", where="target")
+        return "no" if history.index < 3 else "a leak"
+
+    with pytest.raises(Incomplete, match=r"1 of 8 dialogues got no answer"):
+        construct(tmp_path, target=ToldAssistant(patchy))
+    with pytest.raises(Incomplete, match=r"1 of 8 dialogues got no answer"):  # not 1 of 1
+        construct(tmp_path, target=ToldAssistant(patchy))
+    assert construct(tmp_path, recipe(max_undone_share=0.2), target=ToldAssistant(patchy))["undone"]["dialogues"] == 1
 
 
 def test_nothing_to_train_on_is_an_error_that_says_why(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command `safer-steer`. Exit codes: 0 done · 1 something failed, said in one message · 2 wrong usage ·
-3 evaluated, but too much is unscored · 4 stopped at the recipe's budget · 130 interrupted."""
+3 evaluated, but too much is unscored · 4 stopped at the recipe's budget · 5 incomplete, a server was away ·
+130 interrupted."""
 
 from __future__ import annotations
 
@@ -16,12 +17,14 @@ import yaml
 
 from safer_steer import __version__, cli_report
 from safer_steer.config import Recipe, load_recipe
-from safer_steer.errors import BudgetSpent, ConfigError, SaferSteerError, TooMuchUnscored
+from safer_steer.errors import BudgetSpent, ConfigError, Incomplete, SaferSteerError, TooMuchUnscored
 from safer_steer.progress import reporter
 from safer_steer.store import RunFolder
 
 if TYPE_CHECKING:
     from safer_steer.bench.evaluate import Summary
+
+EXIT_CODES: dict[type[SaferSteerError], int] = {TooMuchUnscored: 3, BudgetSpent: 4, Incomplete: 5}
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -422,7 +425,7 @@ def main() -> None:
         if known is None:
             raise
         print(f"error: {known}", file=sys.stderr)
-        sys.exit(4 if isinstance(known, BudgetSpent) else 3 if isinstance(known, TooMuchUnscored) else 1)
+        sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(known, kind)), 1))
     except OSError as error:  # not about a file of the run, which is a StorageError: the temporary folder, a pipe
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -12,6 +12,7 @@
     │   └── BadVerdict       a judge or tutor replied with something that is not a verdict
     ├── BudgetSpent          the recipe's budget is used up; with a larger one the same command goes on
     └── StageError           a stage cannot go on (nothing kept, inputs of another run)
+        ├── Incomplete       too much was left undone for want of an answer; the same command goes on
         └── TooMuchUnscored  evaluations went through, but too few turns have a score
 
 Each carries `what` failed, `where` (a file, an address, a dialogue) and `hint`, what to do about it.
@@ -112,6 +113,10 @@ class BudgetSpent(SaferSteerError):
 
 class StageError(SaferSteerError):
     """A stage of a run cannot go on."""
+
+
+class Incomplete(StageError):
+    """Servers left more than `max_undone_share` of a stage's work undone. What was done is kept."""
 
 
 class TooMuchUnscored(StageError):

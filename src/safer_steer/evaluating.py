@@ -6,7 +6,8 @@ from pathlib import Path
 
 from safer_steer.actors.adaptive import AdaptiveUser
 from safer_steer.actors.judging import parse_judge_spec
-from safer_steer.actors.specs import Seating, SpecKind, parse_spec
+from safer_steer.actors.spec import model_print, parse_spec
+from safer_steer.actors.specs import Seating
 from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, unscored_share
 from safer_steer.bench.suites import read_suite, suite_print
 from safer_steer.config import Recipe
@@ -15,7 +16,6 @@ from safer_steer.progress import Reporter
 from safer_steer.prompts import read_prompt
 from safer_steer.seats import ScriptUser, UserActor
 from safer_steer.store import RunFolder, fingerprint
-from safer_steer.weights import weights_print
 
 
 def check_seats(recipe: Recipe) -> None:
@@ -34,14 +34,6 @@ _NOT_BINDING = {"max_unscored_share", "safety_pass", "help_pass", "open_dialogue
 def prompts_print(recipe: Recipe) -> dict[str, str]:
     """What stands in the judges' prompt files of the recipe, as digests."""
     return {name: read_prompt(Path(file)).digest for name, file in sorted(recipe.eval.judge_prompts.items())}
-
-
-def model_print(spec: str) -> object:
-    """The model `spec` as it is now: a name, or what stands in the weight files of a folder."""
-    parsed = parse_spec(spec)
-    if parsed.kind is not SpecKind.LOCAL or parsed.model is None:
-        return spec
-    return weights_print(Path(parsed.model))
 
 
 def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:

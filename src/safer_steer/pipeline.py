@@ -11,7 +11,8 @@ import yaml
 
 from safer_steer import __version__
 from safer_steer.actors.generating import load_strategies
-from safer_steer.actors.specs import Seating, SpecKind, parse_spec
+from safer_steer.actors.spec import SpecKind, model_print, parse_spec
+from safer_steer.actors.specs import Seating
 from safer_steer.bench.evaluate import Summary
 from safer_steer.bench.remark import remark
 from safer_steer.bench.suites import check_suite, read_suite, suite_print
@@ -24,7 +25,6 @@ from safer_steer.evaluating import (
     check_seats,
     evaluate,
     evaluation_inputs,
-    model_print,
     prompts_print,
     too_much_unscored,
 )
@@ -285,7 +285,7 @@ class Pipeline:
             async with Seating(self.recipe, self.run.images, notify=self.report.note) as seats:
                 result = await work(seats)
         release_memory()
-        if before is not None and self.run.finished(name) is not None:  # not one that was opened again
+        if before is not None and self.run.finished(name) == before:  # not one that was opened again
             self.report.note(f"{name}: already done")
             return before
         result = {**result, **measured.figures()}

@@ -10,11 +10,15 @@ inspect:PROVIDER/MODEL any model that Inspect knows (the extra `safer-steer[insp
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
 
 from safer_steer.actors.endpoint import check_base_url
+from safer_steer.config import Seats
 from safer_steer.dialogue import Record
 from safer_steer.errors import ConfigError
+from safer_steer.weights import weights_print
 
 _KNOWN = "embedded, scripted, local:PATH, openai:MODEL@BASE_URL or inspect:PROVIDER/MODEL"
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
@@ -70,3 +74,18 @@ def parse_spec(text: str) -> Spec:
     if re.search(r"@https?://", model):
         raise ConfigError("the base URL carries a user name or password", where="SPEC", hint="leave it out")
     return Spec(kind=SpecKind.OPENAI, model=model, base_url=check_base_url(address))
+
+
+def model_print(text: str) -> str:
+    """The model of a SPEC as it is now: its name, or what stands in the weight files of a folder."""
+    spec = parse_spec(text)
+    return weights_print(Path(spec.model)) if spec.kind is SpecKind.LOCAL and spec.model is not None else text
+
+
+def seats_print(seats: Seats, names: Iterable[str]) -> dict[str, str]:
+    """Who sits in some seats, for fingerprints: a model behind a server is the same one at another address."""
+    found = {}
+    for name in names:
+        spec = parse_spec(getattr(seats, name))
+        found[name] = model_print(str(spec)) if spec.base_url is None else f"{spec.kind}:{spec.model}"
+    return found

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.actors.ledger import Ledger
+from safer_steer.actors.spec import seats_print
 from safer_steer.actors.spending import prices_of
 from safer_steer.bootstrap.keeping import sift
 from safer_steer.bootstrap.pools import Pools, divide
@@ -26,11 +27,14 @@ from safer_steer.construct.stage import check
 from safer_steer.construct.summary import tally, turns
 from safer_steer.dialogue import Rollout, Script, Split
 from safer_steer.progress import Reporter
+from safer_steer.prompts import load_prompt
 from safer_steer.runner import Job, play
 from safer_steer.seats import Assistant, Cast, Judge, UserActor
 from safer_steer.store import Journal, RunFolder, fingerprint, write_json, write_records
 
 STAGE = "bootstrap"
+SIFT = f"{STAGE}/sift"
+PROMPTS = ("red_rewrite", "blue_guidelines")
 
 
 def run_bootstrap(
@@ -61,33 +65,39 @@ async def bootstrap(
 ) -> dict[str, Any]:
     """Play the SFT half of the training scripts and keep the good dialogues; returns counts, at once if done.
 
-    Raises `StorageError`, `BudgetSpent`, and `StageError` when no dialogue passes.
+    With other thresholds or sizes of splits the dialogues that were played are sifted again and nobody is asked.
+    Raises `StorageError`, `BudgetSpent`, `Incomplete`, and `StageError` when no dialogue passes.
     """
     check(recipe)
     estimate.check_budget(recipe, STAGE)
     everything = sorted(scripts, key=lambda script: script.id)
-    run.claim(STAGE, _inputs(recipe, everything, (type(red).__name__, blue.name, reward_judge.stamp.model_dump())))
-    done = run.finished(STAGE)
-    if done is not None:
+    people = (type(red).__name__, blue.name, reward_judge.stamp.model_dump())
+    run.claim(STAGE, _played_with(recipe, everything, people))
+    done, sifted, sifting = run.finished(STAGE), run.finished(SIFT), _sifted_with(recipe)
+    if done is not None and sifted == sifting:
         return done
+    run.reopen(STAGE)
     pools = divide(recipe, everything)
     folder = run.stage(STAGE)
-    await _play(folder, recipe, [Job(script) for script in pools.sft], Cast(red, blue, reward_judge), report)
+    jobs = [Job(script) for script in pools.sft]
+    undone = await _play(folder, recipe, jobs, Cast(red, blue, reward_judge), report)
     val = [script for script in everything if script.split is Split.VAL]
     held_out = [script for script in everything if script.split is Split.TEST]
     bench = select(held_out, recipe.bootstrap.bench, recipe.seed, lambda script: script)
-    result = {**sift(folder, recipe), **_counts(pools, val, bench)}
+    result = {**sift(folder, recipe), "undone": undone, **_counts(pools, val, bench)}
     write_records(folder / "rl.jsonl", pools.rl)
     write_records(folder / "val.jsonl", val)
     write_records(folder / "bench.jsonl", bench)
     report_ = _cross(recipe, run, {"sft": pools.sft, "rl": pools.rl, "val": val, "bench": bench})
     write_json(folder / "contamination.json", report_.model_dump(mode="json"))
-    run.finish(STAGE, {**result, "contamination": len(report_.overlaps) + len(report_.seeds)})
-    return {**result, "contamination": len(report_.overlaps) + len(report_.seeds)}
+    result["contamination"] = len(report_.overlaps) + len(report_.seeds)
+    run.finish(SIFT, sifting)
+    run.finish(STAGE, result)
+    return result
 
 
-async def _play(folder: Path, recipe: Recipe, jobs: Sequence[Job], cast: Cast, report: Reporter) -> None:
-    """Play what is not played yet; raises `StageError` when most of it got no answer, and `BudgetSpent`."""
+async def _play(folder: Path, recipe: Recipe, jobs: Sequence[Job], cast: Cast, report: Reporter) -> int:
+    """Play what is not played yet; returns how much got no answer. Raises `Incomplete` (too much) and `BudgetSpent`."""
     path = folder / "rollouts.jsonl"
     with Journal(path, Rollout, rollout_key, drop=interrupted) as journal:
         ledger = Ledger(folder / "calls.jsonl", recipe.budget, prices_of(recipe), journal.__contains__)
@@ -108,8 +118,9 @@ async def _play(folder: Path, recipe: Recipe, jobs: Sequence[Job], cast: Cast, r
                     on_finish=finished,
                     within=ledger.item,
                 )
-        refuse_interrupted(STAGE, journal)
+        undone = refuse_interrupted(STAGE, journal, recipe.max_undone_share)
     ledger.finish()
+    return undone
 
 
 def _cross(recipe: Recipe, run: RunFolder, pools: dict[str, Sequence[Script]]) -> Contamination:
@@ -159,12 +170,18 @@ def _counts(pools: Pools, val: Sequence[Script], bench: Sequence[Script]) -> dic
     }
 
 
-def _inputs(recipe: Recipe, scripts: Sequence[Script], people: object) -> str:
-    config = recipe.construction
-    settings = (
-        recipe.seed,
-        recipe.bootstrap.model_dump(mode="json"),
-        config.near_duplicate_jaccard,
-        config.image_distance,
-    )
-    return fingerprint(STAGE, settings, [script.to_json() for script in scripts], people)
+def _played_with(recipe: Recipe, scripts: Sequence[Script], people: object) -> str:
+    """What the played dialogues hang on. With anything else they would be others: the folder is refused."""
+    settings = (recipe.seed, recipe.bootstrap.sft_share, recipe.answer_format)
+    seated = seats_print(recipe.seats, estimate.STAGE_SEATS[STAGE])
+    written = {name: load_prompt(name).digest for name in PROMPTS}
+    return fingerprint(STAGE, settings, [script.to_json() for script in scripts], people, seated, written)
+
+
+def _sifted_with(recipe: Recipe) -> dict[str, Any]:
+    """What is kept of them hangs on this besides. It may change: the same dialogues are sifted again."""
+    return {
+        "bootstrap": recipe.bootstrap.model_dump(mode="json", exclude={"sft_share"}),
+        "near_duplicate_jaccard": recipe.construction.near_duplicate_jaccard,
+        "image_distance": recipe.construction.image_distance,
+    }

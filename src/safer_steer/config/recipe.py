@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 from safer_steer.cluster import ClusterConfig
 from safer_steer.config.data import BootstrapConfig, BudgetConfig, ConstructConfig
 from safer_steer.config.evaluation import CacheConfig, EvalConfig, Seats
-from safer_steer.config.sections import Positive, Section
+from safer_steer.config.sections import Positive, Section, Share
 from safer_steer.config.training import GrpoConfig, SftConfig
 from safer_steer.dialogue import AnswerFormat
 from safer_steer.errors import ConfigError
@@ -32,6 +32,9 @@ class Recipe(Section):
     single_turn: bool = False
     """The ablation "single-turn data": Stages II and III see every seed's question alone, in one turn."""
     budget: BudgetConfig = BudgetConfig()
+    max_undone_share: Share = 0.02
+    """With more than this share of its scripts or dialogues undone, because a server gave no answer, `construct` or
+    `bootstrap` ends as incomplete; the same command tries those again. Up to it they are left out and counted."""
     seats: Seats = Seats()
     construction: ConstructConfig = ConstructConfig()
     bootstrap: BootstrapConfig = BootstrapConfig()

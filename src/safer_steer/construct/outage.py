@@ -1,15 +1,12 @@
-"""When a server was away: what it left undone is tried again on resume; most of the work undone is no result."""
+"""When a server was away: what it left undone is tried again on resume; with too much undone a stage does not end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from safer_steer.dialogue import Rollout, StopReason
-from safer_steer.errors import StageError
+from safer_steer.errors import Incomplete
 from safer_steer.verdict import Unscored, UnscoredReason
-
-MAX_SHARE = 0.5
-"""With more than this share of its work undone for want of an answer a stage stops instead of finishing."""
 
 
 def interruption(rollout: Rollout) -> str | None:
@@ -30,16 +27,24 @@ def interrupted(rollout: Rollout) -> bool:
     return interruption(rollout) is not None
 
 
-def refuse_outage(stage: str, what: str, undone: Sequence[str], total: int) -> None:
-    """Raise `StageError` when more than `MAX_SHARE` of the work was left undone; `undone` says why each."""
-    if len(undone) > MAX_SHARE * total:
-        problem = f"{len(undone)} of {total} {what} got no answer, such as: {undone[0]}"
-        hint = "see that every server answers, then run the same command again: it tries those again"
-        raise StageError(problem, where=stage, hint=hint)
+def refuse_outage(stage: str, what: str, undone: Sequence[str], total: int, share: float) -> None:
+    """Raise `Incomplete` when more than this share of the work was left undone; `undone` says why each."""
+    if len(undone) > share * total:
+        problem = f"incomplete: {len(undone)} of {total} {what} got no answer, such as: {undone[0]}"
+        hint = (
+            "see that every server answers, then run the same command again: it tries only those; "
+            f"max_undone_share, now {share:g}, is what may be left out"
+        )
+        raise Incomplete(problem, where=stage, hint=hint)
 
 
-def refuse_interrupted(stage: str, rollouts: Iterable[Rollout]) -> None:
-    """`refuse_outage` for played dialogues."""
-    what = [interruption(rollout) for rollout in rollouts]
-    undone = [reason for reason in what if reason is not None]
-    refuse_outage(stage, "dialogues", undone, len(what))
+def refuse_interrupted(stage: str, rollouts: Iterable[Rollout], share: float) -> int:
+    """`refuse_outage` for played dialogues; returns how many were left undone."""
+    undone, total = [], 0
+    for rollout in rollouts:
+        total += 1
+        reason = interruption(rollout)
+        if reason is not None:
+            undone.append(reason)
+    refuse_outage(stage, "dialogues", undone, total, share)
+    return len(undone)

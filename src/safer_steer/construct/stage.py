@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from safer_steer.actors.generating import Generator, Strategy, load_strategies
-from safer_steer.actors.specs import SpecKind, parse_spec
+from safer_steer.actors.spec import SpecKind, parse_spec, seats_print
 from safer_steer.actors.spending import prices_of
 from safer_steer.config import Recipe
 from safer_steer.construct import estimate
@@ -26,10 +26,14 @@ from safer_steer.construct.writing import Writer
 from safer_steer.dialogue import Script, ScriptKind, Seed
 from safer_steer.errors import ConfigError, DataError
 from safer_steer.progress import Reporter
+from safer_steer.prompts import load_prompt
 from safer_steer.seats import Assistant, Cast, Judge, ScriptUser
 from safer_steer.store import RunFolder, fingerprint, read_records
 
 STAGE = "construct"
+PROMPTS = (
+    "probe", "expand_benign", "expand_obfuscated", "visual_analysis", "adversarial_rewriting", "dialogue_planning",
+)  # fmt: skip
 
 
 def run_construct(
@@ -63,7 +67,7 @@ async def construct(
     """Turn seeds, whose images stand in `run.images`, into scripts; returns the counts, at once if already done.
 
     Raises `ConfigError` (attacker and target are the same model, an unknown strategy), `DataError` (two seeds with
-    one id), `StorageError`, and `StageError` (nothing is left to train on).
+    one id), `StorageError`, `BudgetSpent`, `Incomplete`, and `StageError` (nothing is left to train on).
     """
     strategies = _strategies(recipe)
     check(recipe)
@@ -80,10 +84,11 @@ async def construct(
     attacked = recipe.construction.success_filter
     cast = Cast(ScriptUser(), target, attack_judge, stop_when=leaked) if attacked else None
     stream = Stream(folder, writer, cast, recipe.budget, prices_of(recipe), report)
-    await stream.work(plan(recipe, chosen, tuple(strategies)), estimate.width(recipe, STAGE))
+    orders, width = plan(recipe, chosen, tuple(strategies)), estimate.width(recipe, STAGE)
+    undone = await stream.work(orders, width, recipe.max_undone_share)
     counted = assemble(folder, recipe.construction, run.images)
     stream.ledger.finish()
-    result = {"seeds": len(chosen), "seeds_left_out": len(everyone) - len(chosen), **counted}
+    result = {"seeds": len(chosen), "seeds_left_out": len(everyone) - len(chosen), **counted, "undone": undone}
     run.finish(STAGE, result)
     return result
 
@@ -145,4 +150,7 @@ def _inputs(recipe: Recipe, seeds: Iterable[Seed], strategies: Iterable[Strategy
     lines = sorted(hashlib.sha256(seed.to_json().encode()).hexdigest() for seed in seeds)
     settings = recipe.construction.model_dump(mode="json", exclude={"seeds", "strategy_folder"})
     manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)
-    return fingerprint(STAGE, manner, settings, [strategy.to_json() for strategy in strategies], lines, people)
+    written = {name: load_prompt(name).digest for name in PROMPTS}
+    told = [strategy.to_json() for strategy in strategies]
+    seated = seats_print(recipe.seats, estimate.STAGE_SEATS[STAGE])
+    return fingerprint(STAGE, manner, settings, told, lines, people, seated, written)

@@ -84,10 +84,10 @@ class Stream:
         if entry.is_filtered and entry.script is not None and Job(entry.script).key not in self._attacks:
             self._waiting[entry.key] = entry
 
-    async def work(self, orders: Iterable[Order], limit: int) -> None:
-        """Do what is not done yet, at most `limit` orders at a time.
+    async def work(self, orders: Iterable[Order], limit: int, max_undone_share: float) -> dict[str, int]:
+        """Do what is not done yet, at most `limit` orders at a time; returns how much got no answer.
 
-        Raises `StageError` when more than half of the orders or of the attacks got no answer, `BudgetSpent`, and
+        Raises `Incomplete` when that is more than a share of the orders or of the attacks, `BudgetSpent`, and
         `StorageError`.
         """
         total = 0
@@ -109,8 +109,9 @@ class Stream:
                 self._probes.cancel()
                 self._analyses.cancel()
                 self._open.close()
-        refuse_outage("construct", "scripts", self._undone["scripts"], total)
-        refuse_outage("construct", "dialogues", self._undone["dialogues"], self._played)
+        refuse_outage("construct", "scripts", self._undone["scripts"], total, max_undone_share)
+        refuse_outage("construct", "dialogues", self._undone["dialogues"], len(self._attacks), max_undone_share)
+        return {what: len(undone) for what, undone in self._undone.items()}
 
     async def _one(self, order: Order) -> None:
         entry = self._waiting.pop(order.key, None)
