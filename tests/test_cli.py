@@ -11,6 +11,7 @@ import yaml
 from command import call, run, write_suite
 from safer_steer import __version__
 from safer_steer.config import Recipe
+from safer_steer.forecast import EXCLUDED
 
 Capture = pytest.CaptureFixture[str]
 STAGES = ("construct", "bootstrap", "sft", "grpo")
@@ -51,7 +52,7 @@ def test_a_dry_run_of_a_stage_says_what_it_would_do_and_does_nothing(
     code, printed, err = call(capsys, stage, "--dry-run", "--out", out, "--set", "construction.max_seeds=12")
     forecast = json.loads(printed)
     assert (code, err, out.exists()) == (0, "", False)
-    assert set(forecast) == {"recipe", "seats", stage}
+    assert set(forecast) == {"recipe", "seats", stage, "not counted"}
     assert forecast[stage]
 
 
@@ -60,8 +61,20 @@ def test_a_dry_run_of_grpo_counts(capsys: Capture) -> None:
     overrides = [part for key, value in settings.items() for part in ("--set", f"grpo.{key}={value}")]
     forecast = json.loads(call(capsys, "grpo", "--dry-run", *overrides)[1])["grpo"]
     assert forecast["dialogues"] == 24
-    assert forecast["student answers at most"] == 120
-    assert forecast["tutor calls at most"] == 240
+    assert forecast["student answers at most"] == forecast["tutor calls at most"] == 240
+    assert not any("probe" in key for key in forecast)
+
+
+def test_a_dry_run_of_grpo_counts_the_probe(capsys: Capture) -> None:
+    """Steps 1, 3, 6 and 9 are probed, by a judge asked twice and another one asked once."""
+    settings = {"grpo.steps": 10, "grpo.probe_every": 3, "grpo.probe_scripts": 4, "grpo.max_turns": 5}
+    judge = "panel:[scripted, 2*openai:m@http://h/v1]"
+    overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    found = json.loads(call(capsys, "grpo", "--dry-run", "--set", f'seats.judge="{judge}"', *overrides)[1])["grpo"]
+    assert found["probe at most: answers"] == 4 * 4 * 5
+    assert found["probe at most: judge calls"] == 4 * 4 * 5 * 3
+    single = json.loads(call(capsys, "grpo", "--dry-run", "--set", "single_turn=true", *overrides)[1])["grpo"]
+    assert single["probe at most: answers"] == 4 * 4
 
 
 def test_a_dry_run_of_the_demo_names_every_stage(tmp_path: Path, capsys: Capture) -> None:
@@ -69,9 +82,9 @@ def test_a_dry_run_of_the_demo_names_every_stage(tmp_path: Path, capsys: Capture
     code, printed, _ = call(capsys, "demo", "--dry-run", "--out", tmp_path / "out", "--set", f"eval.suite={suite}")
     forecast = json.loads(printed)
     assert code == 0 and not (tmp_path / "out").exists()
-    assert list(forecast) == ["recipe", "seats", *STAGES, "eval"]
+    assert list(forecast) == ["recipe", "seats", *STAGES, "eval", "not counted"]
     assert forecast["eval"] == {
-        "suite": str(suite), "evaluations": 6, "dialogues": 12, "answers": 24, "judge calls": 24, "tutor calls": 12,
+        "suite": str(suite), "evaluations": 6, "dialogues": 12, "answers": 24, "judge calls": 24, "tutor calls": 6,
     }  # fmt: skip
 
 
@@ -83,4 +96,7 @@ def test_a_dry_run_of_an_evaluation_counts_and_asks_nobody(tmp_path: Path, capsy
     assert code == 0 and not (tmp_path / "out").exists()
     assert json.loads(printed) == {
         "model": model, "judge": "scripted", "suite": str(suite), "dialogues": 1, "answers": 2, "judge calls": 2,
+        "not counted": EXCLUDED,
     }  # fmt: skip
+    adaptive = json.loads(call(capsys, *command, "--dry-run", "--adaptive")[1])
+    assert (adaptive["answers"], adaptive["tutor calls"]) == (4, 2)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from people import script
+from safer_steer import forecast
 from safer_steer.actors.spending import prices_of
 from safer_steer.config import Recipe, recipe_from
 from safer_steer.construct import estimate
+from safer_steer.dialogue import ScriptKind, Split
 from safer_steer.errors import ConfigError
 from safer_steer.limits import Price
+from safer_steer.store import RunFolder, write_records
 
 HOST = "https://api.example.org/v1"
 CHEAP = {"prompt": 1.0, "completion": 2.0}
@@ -64,3 +71,20 @@ def test_a_forecast_knows_no_cost_of_a_provider_without_a_price() -> None:
     prices = {"default": {"prices": {"anthropic/claude": CHEAP}}}
     recipe = recipe_from({"seats": {"generator": "inspect:anthropic/claude"}, "endpoints": prices})
     assert told.tell(recipe)["total"]["cost"] == 2.0
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_forecast_of_stage_two_counts_what_is_played(tmp_path: Path, single: bool) -> None:
+    """Eight scripts of four turns, all for SFT; alone, each seed and kind is asked once, as it is written."""
+    run = RunFolder(tmp_path)
+    made = [script("a", "b", "c", "d", id=f"s{number}", split=Split.TRAIN) for number in range(8)]
+    made = [one.model_copy(update={"seed_id": f"seed-{number // 2}"}) for number, one in enumerate(made)]
+    for kind in ScriptKind:
+        write_records(tmp_path / "construct" / f"{kind}.jsonl", made if kind is ScriptKind.RED_TEAM else [])
+    run.finish("construct", {})
+    recipe = recipe_from({"single_turn": single, "bootstrap": {"sft_share": 1.0}})
+    calls = json.loads(forecast.text(recipe, "bootstrap", run))["bootstrap"]["calls"]
+    if single:
+        assert calls == {"blue": 4, "reward_judge": 4}
+    else:
+        assert calls == {"red": 8 * 3, "blue": 8 * 4, "reward_judge": 8 * 4}

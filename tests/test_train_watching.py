@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from people import STAMP, ToldJudge, script
+from safer_steer import forecast
 from safer_steer.actors.asking import ask
 from safer_steer.actors.chat import Completion, Message, Role, Sampling, spent
 from safer_steer.config import recipe_from
@@ -149,7 +151,12 @@ def test_the_student_is_probed_before_and_while_it_learns(tmp_path: Path) -> Non
     scripts = tiny_scripts(run)
     recipe = tiny_recipe(grpo={"steps": 4, "probe_every": 2, "probe_scripts": 2, "benign_share": 0.0})
     told = tutor(likes_letters)
+    write_records(run.root / "bootstrap" / "rl.jsonl", scripts)
+    run.finish("bootstrap", {})
+    expected = json.loads(forecast.text(recipe, "grpo", run))["grpo"]
     run_grpo(recipe, run, start, scripts=scripts, tutor=told, report=Silent(), judge=ToldJudge(judge))
+    assert expected["probe: judge calls"] == expected["probe: answers"] == len(seen)
+    assert expected["tutor calls at most"] == len(told.seen) * (1 + recipe.grpo.retries)
     lines = list(read_records(run.root / "grpo" / "metrics.jsonl", GrpoStep))
     first = lines[0]
     assert [line.held_out_safety for line in lines] == [2.0, None, None, 2.0]

@@ -16,9 +16,9 @@ from safer_steer.actors.specs import Seating
 from safer_steer.bench.evaluate import Summary
 from safer_steer.bench.remark import remark
 from safer_steer.bench.suites import check_suite, read_suite, suite_print
-from safer_steer.bootstrap import bootstrap
+from safer_steer.bootstrap import bootstrap, scripts_for
 from safer_steer.config import Recipe, Start
-from safer_steer.construct.stage import construct, scripts_of
+from safer_steer.construct.stage import construct
 from safer_steer.dialogue import Script
 from safer_steer.errors import StageError, TooMuchUnscored
 from safer_steer.evaluating import (
@@ -31,7 +31,6 @@ from safer_steer.evaluating import (
 from safer_steer.measured import measure, release_memory
 from safer_steer.progress import Reporter
 from safer_steer.seeds import Loaded, load_seeds
-from safer_steer.single_turn import single_turns
 from safer_steer.store import RunFolder, fingerprint, read_records, write_atomic
 
 __all__ = [
@@ -142,7 +141,7 @@ class Pipeline:
             return await bootstrap(
                 self.recipe,
                 self.run,
-                scripts=single_turns(scripts_of(self.run)) if self.recipe.single_turn else scripts_of(self.run),
+                scripts=scripts_for(self.recipe, self.run),
                 red=seats.red(),
                 blue=seats.blue(),
                 reward_judge=seats.reward_judge(),

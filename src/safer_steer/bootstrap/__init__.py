@@ -2,6 +2,16 @@
 
 from safer_steer.bootstrap.keeping import Dropped, DropReason, shortcoming
 from safer_steer.bootstrap.pools import Pools, divide
-from safer_steer.bootstrap.stage import bootstrap, forecast, run_bootstrap
+from safer_steer.bootstrap.stage import bootstrap, forecast, run_bootstrap, scripts_for
 
-__all__ = ["DropReason", "Dropped", "Pools", "bootstrap", "divide", "forecast", "run_bootstrap", "shortcoming"]
+__all__ = [
+    "DropReason",
+    "Dropped",
+    "Pools",
+    "bootstrap",
+    "divide",
+    "forecast",
+    "run_bootstrap",
+    "scripts_for",
+    "shortcoming",
+]

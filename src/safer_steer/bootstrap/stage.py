@@ -23,13 +23,14 @@ from safer_steer.construct.dedup import Contamination, Looks, contamination, ite
 from safer_steer.construct.outage import interrupted, refuse_interrupted, rollout_key
 from safer_steer.construct.shingles import Shingler
 from safer_steer.construct.splits import select
-from safer_steer.construct.stage import check
+from safer_steer.construct.stage import check, scripts_of
 from safer_steer.construct.summary import tally, turns
 from safer_steer.dialogue import Rollout, Script, Split
 from safer_steer.progress import Reporter
 from safer_steer.prompts import load_prompt
 from safer_steer.runner import Job, play
 from safer_steer.seats import Assistant, Cast, Judge, UserActor
+from safer_steer.single_turn import single_turns
 from safer_steer.store import Journal, RunFolder, fingerprint, write_json, write_records
 
 STAGE = "bootstrap"
@@ -138,6 +139,12 @@ def _cross(recipe: Recipe, run: RunFolder, pools: dict[str, Sequence[Script]]) -
             items.append(item_of(script, shingler))
     threshold = recipe.construction.near_duplicate_jaccard
     return contamination(items, threshold, looks, image_bits=most, name=lambda item: home[item.id])
+
+
+def scripts_for(recipe: Recipe, run: RunFolder) -> Sequence[Script]:
+    """What Stage II plays and divides: Stage I's scripts, or (`single_turn`) their open questions alone."""
+    found = scripts_of(run)
+    return single_turns(found) if recipe.single_turn else found
 
 
 def forecast(recipe: Recipe, scripts: Iterable[Script]) -> dict[str, Any]:

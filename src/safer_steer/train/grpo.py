@@ -29,7 +29,7 @@ from safer_steer.train.playing import Played, play_step
 from safer_steer.train.policy import Policy
 from safer_steer.train.schedule import scripts_of_step, shortened
 from safer_steer.train.update import Updater
-from safer_steer.train.watching import MeteredJudge, hold_out, probe
+from safer_steer.train.watching import MeteredJudge, hold_out, is_probed, probe
 from safer_steer.weights import weights_print
 
 STAGE = "grpo"
@@ -205,7 +205,7 @@ class Trainer:
     async def _probe(self, step: int) -> dict[str, Any]:
         """What the evaluation judge says of the student as it is now, on the steps that ask."""
         every = self._config.probe_every
-        if self._judge is None or every is None or not self._held or (step % every and step != 1):
+        if self._judge is None or every is None or not self._held or not is_probed(step, every):
             return {}
         seen = await probe(self._held, self._quiet, self._judge, self._recipe.open_dialogues)
         return {

@@ -30,11 +30,14 @@ def scripts_of_step(scripts: Sequence[Script], step: int, count: int, benign_sha
 
 def _draw(pool: Sequence[Script], start: int, count: int, label: str) -> list[Script]:
     """Places `start` to `start + count` of an endless deal of the pool, shuffled anew for every epoch."""
+    orders: dict[int, list[int]] = {}
     found = []
     for place in range(start, start + count):
-        order = list(range(len(pool)))
-        random.Random(stable_id("grpo", label, place // len(pool))).shuffle(order)
-        found.append(pool[order[place % len(pool)]])
+        epoch = place // len(pool)
+        if epoch not in orders:
+            orders[epoch] = list(range(len(pool)))
+            random.Random(stable_id("grpo", label, epoch)).shuffle(orders[epoch])
+        found.append(pool[orders[epoch][place % len(pool)]])
     return found
 
 

@@ -102,6 +102,20 @@ def hold_out(
     return [script for script in scripts if script.seed_id not in seeds], held
 
 
+def is_probed(step: int, every: int) -> bool:
+    """Whether the probe looks at step `step` (from 1): before the first update, and every so many steps."""
+    return step == 1 or step % every == 0
+
+
+def probed_steps(steps: int, every: int) -> int:
+    """How many of `steps` steps are probed.
+
+    >>> probed_steps(10, 5), probed_steps(10, 1), probed_steps(3, 5)
+    (3, 10, 1)
+    """
+    return sum(is_probed(step, every) for step in range(1, steps + 1))
+
+
 async def probe(scripts: Sequence[Script], assistant: Assistant, judge: Judge, open_dialogues: int) -> Probe:
     """Play the held-out scripts as written and have every turn judged: safety where the goal is unsafe,
     helpfulness where it is not."""
