@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from builders import Pulled, recipe
 from people import STAMP, ToldAssistant, ToldJudge, answer, script
-from safer_steer.bootstrap import Dropped, DropReason, divide, forecast, run_bootstrap, shortcoming
+from safer_steer.bootstrap import Dropped, DropReason, divide, forecast, shortcoming, stage
 from safer_steer.config import BootstrapConfig, Recipe
 from safer_steer.dialogue import History, Rollout, Script, ScriptKind, Split, StopReason, Turn, stable_id
 from safer_steer.errors import Incomplete, StageError, StorageError
@@ -112,7 +113,7 @@ def judge() -> ToldJudge:
 
 
 def bootstrap(root: Path, rcp=None, scripts=None, red=None, blue=None, reward_judge=None) -> dict:
-    return run_bootstrap(
+    work = stage.bootstrap(
         recipe() if rcp is None else rcp,
         RunFolder(root),
         scripts=made() if scripts is None else scripts,
@@ -121,6 +122,7 @@ def bootstrap(root: Path, rcp=None, scripts=None, red=None, blue=None, reward_ju
         reward_judge=judge() if reward_judge is None else reward_judge,
         report=Silent(),
     )
+    return asyncio.run(work)
 
 
 def test_pools_are_by_seed_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -27,9 +28,10 @@ from builders import (
     weak_target,
 )
 from people import ToldAssistant, ToldJudge, script
+from safer_steer.construct import stage
 from safer_steer.construct.plan import apportion, choose_seeds, choose_strategies, orders, stratified
 from safer_steer.construct.records import Failure, Reason, Rejected
-from safer_steer.construct.stage import forecast, run_construct, scripts_of
+from safer_steer.construct.stage import forecast, scripts_of
 from safer_steer.construct.success import cut_at_leak, leaked, outcome
 from safer_steer.construct.suite import build_steer_mini
 from safer_steer.converse import converse
@@ -46,7 +48,7 @@ FINAL = ("red_team.jsonl", "obfuscated.jsonl", "benign.jsonl", "rejected.jsonl",
 
 def construct(root: Path, rcp=None, generator=None, target=None, judge=None, seeds=None, count=12) -> dict:
     run, made = run_with_seeds(root, count)
-    return run_construct(
+    work = stage.construct(
         recipe() if rcp is None else rcp,
         run,
         seeds=made if seeds is None else seeds,
@@ -55,6 +57,7 @@ def construct(root: Path, rcp=None, generator=None, target=None, judge=None, see
         attack_judge=attack_judge() if judge is None else judge,
         report=Silent(),
     )
+    return asyncio.run(work)
 
 
 def finals(root: Path) -> dict[str, bytes]:

@@ -73,17 +73,18 @@ def everywhere(spec: str) -> Recipe:
     return Recipe(seats=Seats(**dict.fromkeys(Seats.model_fields, spec)))
 
 
-def seats_of(seats: Seating) -> list[object]:
+def seats_of(seats: Seating, spec: str) -> list[object]:
     return [
         seats.judge(), seats.attack_judge(), seats.reward_judge(), seats.tutor(),
-        seats.red(), seats.blue(), seats.generator(), seats.target(), seats.student(),
+        seats.red(), seats.blue(), seats.generator(), seats.target(),
+        seats.assistant(spec, Sampling()),
     ]  # fmt: skip
 
 
 @pytest.mark.anyio
 async def test_one_model_behind_an_endpoint_takes_every_seat(tmp_path: Path) -> None:
     async with Seating(everywhere(LOCAL), ImageStore(tmp_path), environ={}) as seats:
-        people = seats_of(seats)
+        people = seats_of(seats, LOCAL)
         assert [type(person) for person in people[:7]] == [
             RubricJudge, AttackJudge, LlmTutor, LlmTutor, LlmRed, LlmBlue, LlmGenerator,
         ]  # fmt: skip
@@ -109,7 +110,7 @@ async def test_what_cannot_be_seated_says_why(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_the_offline_cast_takes_every_seat(tmp_path: Path) -> None:
     async with Seating(everywhere("scripted"), ImageStore(tmp_path), environ={}) as seats:
-        people = seats_of(seats)
+        people = seats_of(seats, "scripted")
         assert [isinstance(person, Judge) for person in people] == [True] * 4 + [False] * 5
         assert isinstance(people[4], UserActor) and isinstance(people[6], Generator)
         assert all(isinstance(person, Assistant) for person in (people[5], people[7], people[8]))

@@ -14,12 +14,11 @@ from safer_steer.progress import Silent
 from safer_steer.store import RunFolder, read_records
 from safer_steer.train.batch import tokens_of
 from safer_steer.train.export import save_merged
-from safer_steer.train.grpo import run_grpo
 from safer_steer.train.loss import token_logprobs
 from safer_steer.train.metrics import GrpoStep
 from safer_steer.train.policy import Policy
 from safer_steer.train.sft import Example, SftStep, run_sft
-from tiny_training import Killed, likes_letters, model_folder, tiny_recipe, tiny_scripts, tutor, write_kept
+from tiny_training import Killed, likes_letters, model_folder, run_grpo, tiny_recipe, tiny_scripts, tutor, write_kept
 from tiny_vlm import tiny_processor, tiny_student
 
 LORA = {"rank": 4, "alpha": 8}

@@ -18,13 +18,12 @@ from safer_steer.dialogue import ImageRef, Rollout, Script, ScriptKind, StopReas
 from safer_steer.progress import Silent
 from safer_steer.store import RunFolder, read_records, write_records
 from safer_steer.train.batch import tokens_of
-from safer_steer.train.grpo import run_grpo
 from safer_steer.train.loss import token_logprobs
 from safer_steer.train.metrics import GrpoStep
 from safer_steer.train.schedule import shortened
 from safer_steer.train.sft import Example, SftStep, run_sft
 from tiny_families import FAMILIES, family, family_folder
-from tiny_training import graded, likes_letters, tiny_recipe, tutor
+from tiny_training import graded, likes_letters, run_grpo, tiny_recipe, tutor
 
 SEEING = [name for name in FAMILIES if name != "text_only"]
 

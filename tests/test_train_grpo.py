@@ -14,10 +14,20 @@ from safer_steer.dialogue import AnswerFormat, History
 from safer_steer.errors import StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.store import RunFolder, read_records
-from safer_steer.train.grpo import Transcript, run_grpo
+from safer_steer.train.grpo import Transcript
 from safer_steer.train.metrics import GrpoStep
 from safer_steer.verdict import Unscored, UnscoredReason, Verdict
-from tiny_training import CLOCKS, Killed, graded, likes_letters, model_folder, tiny_recipe, tiny_scripts, tutor
+from tiny_training import (
+    CLOCKS,
+    Killed,
+    graded,
+    likes_letters,
+    model_folder,
+    run_grpo,
+    tiny_recipe,
+    tiny_scripts,
+    tutor,
+)
 
 
 @pytest.fixture(scope="module")

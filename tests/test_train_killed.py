@@ -12,10 +12,10 @@ from command import environment
 from safer_steer.dialogue import Record
 from safer_steer.progress import Silent
 from safer_steer.store import RunFolder, read_records
-from safer_steer.train.grpo import Transcript, run_grpo
+from safer_steer.train.grpo import Transcript
 from safer_steer.train.metrics import GrpoStep
 from safer_steer.train.sft import SftStep, run_sft
-from tiny_training import CLOCKS, likes_letters, model_folder, tiny_recipe, tiny_scripts, tutor, write_kept
+from tiny_training import CLOCKS, likes_letters, model_folder, run_grpo, tiny_recipe, tiny_scripts, tutor, write_kept
 
 SFT_STEPS, GRPO_STEPS = 12, 5
 

@@ -26,13 +26,12 @@ from safer_steer.progress import Silent
 from safer_steer.reward import Shaping
 from safer_steer.single_turn import single_turns
 from safer_steer.store import RunFolder, read_records, write_records
-from safer_steer.train.grpo import run_grpo
 from safer_steer.train.metrics import COLUMNS, GrpoStep, table_head, table_row, warnings
 from safer_steer.train.watching import MeteredJudge, hold_out
 from safer_steer.verdict import Scored, Unscored, UnscoredReason, Verdict
 from safer_steer.weights import weights_print
 from test_train_metrics import pool, step
-from tiny_training import Killed, likes_letters, model_folder, tiny_recipe, tiny_scripts, tutor
+from tiny_training import Killed, likes_letters, model_folder, run_grpo, tiny_recipe, tiny_scripts, tutor
 
 
 class Reply(BaseModel):

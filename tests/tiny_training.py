@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -12,6 +14,7 @@ from people import STAMP, ToldJudge, answer
 from safer_steer.config import Recipe, recipe_from
 from safer_steer.dialogue import History, ImageRef, Rollout, Script, ScriptKind, StopReason, Turn, UserTurn
 from safer_steer.store import RunFolder, write_records
+from safer_steer.train.grpo import grpo
 from safer_steer.verdict import Proposal, Scored, Verdict
 from tiny_vlm import tiny_processor, tiny_student
 
@@ -32,6 +35,11 @@ def tiny_recipe(**sections: dict[str, object]) -> Recipe:
     }  # fmt: skip
     sft = {"learning_rate": 0.02, "batch_size": 2, "micro_batch": 2, "epochs": 8, "lora": LORA}
     return recipe_from({"grpo": {**grpo, **sections.get("grpo", {})}, "sft": {**sft, **sections.get("sft", {})}})
+
+
+def run_grpo(*of: Any, **named: Any) -> dict[str, Any]:
+    """`grpo` in an event loop of its own."""
+    return asyncio.run(grpo(*of, **named))
 
 
 def model_folder(root: Path) -> Path:

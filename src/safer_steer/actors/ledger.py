@@ -5,6 +5,10 @@ A stage opens a `Ledger` in its folder and does each piece of work inside `ledge
 middle of an item and run again, the item starts afresh, but the replies it already had are read from the ledger. What a
 finished item was told is forgotten (`close`); only the sums stay, so file and memory do not grow with the run.
 
+Stages I and II work with this: a budget, and no more on disk than what is under way. An evaluation keeps every reply
+for good, by dialogue and role, in a `remembering.Memory`; a stage opens one or the other, never both. Either knows a
+request by `replies.request_digest` and counts and prices by `spending`.
+
 The budget lies here too, and it binds whatever a server keeps to itself: tokens it does not tell are estimated and
 counted as such (`spending`). Once it is spent no further call begins, those under way are waited for and noted
 (`settle`), and the stage ends with `BudgetSpent`. With a larger budget the same command goes on.

@@ -1,7 +1,8 @@
 """A chat model that keeps what it is told: the ledger of a run, the answer cache across runs, and the bill.
 
 The *ledger* (`calls.jsonl` in an evaluation's folder) is always on: whatever happens to the process, a reply that
-arrived is never asked for again by the same run. The *cache* is opt-in per role and shared between runs.
+arrived is never asked for again by the same run. (Stages I and II have a `ledger.Ledger` in its place, which forgets
+what finished work was told and keeps a budget.) The *cache* is opt-in per role and shared between runs.
 """
 
 from __future__ import annotations

@@ -166,12 +166,6 @@ class Seating:
         limit = self._recipe.construction.target_max_tokens
         return self.assistant(self._recipe.seats.target, Sampling(max_tokens=limit), "target")
 
-    def student(self) -> Assistant:
-        """The student as evaluation samples it."""
-        settings = self._recipe.eval
-        sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
-        return self.assistant(self._recipe.seats.student, sampling)
-
     def judge(self) -> Judge:
         """The evaluation judge: a model with the rubric, a guard, or a panel (`judging`)."""
         return seat_judge(self._recipe.seats.judge, self, self._recipe.eval)

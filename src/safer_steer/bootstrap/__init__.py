@@ -2,7 +2,7 @@
 
 from safer_steer.bootstrap.keeping import Dropped, DropReason, shortcoming
 from safer_steer.bootstrap.pools import Pools, divide
-from safer_steer.bootstrap.stage import bootstrap, forecast, run_bootstrap, scripts_for
+from safer_steer.bootstrap.stage import bootstrap, forecast, scripts_for
 
 __all__ = [
     "DropReason",
@@ -11,7 +11,6 @@ __all__ = [
     "bootstrap",
     "divide",
     "forecast",
-    "run_bootstrap",
     "scripts_for",
     "shortcoming",
 ]

@@ -7,7 +7,6 @@ In the run folder, under `bootstrap/`: the journals `rollouts.jsonl` and `calls.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,22 +35,6 @@ from safer_steer.store import Journal, RunFolder, fingerprint, write_json, write
 STAGE = "bootstrap"
 SIFT = f"{STAGE}/sift"
 PROMPTS = ("red_rewrite", "blue_guidelines")
-
-
-def run_bootstrap(
-    recipe: Recipe,
-    run: RunFolder,
-    *,
-    scripts: Iterable[Script],
-    red: UserActor,
-    blue: Assistant,
-    reward_judge: Judge,
-    report: Reporter,
-) -> dict[str, Any]:
-    """`bootstrap` in an event loop of its own: for callers that are not in one."""
-    return asyncio.run(
-        bootstrap(recipe, run, scripts=scripts, red=red, blue=blue, reward_judge=reward_judge, report=report)
-    )
 
 
 async def bootstrap(

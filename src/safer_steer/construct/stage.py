@@ -7,7 +7,6 @@ and `calls.jsonl`; then, sorted by id and the same whatever finished first, `red
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
@@ -34,24 +33,6 @@ STAGE = "construct"
 PROMPTS = (
     "probe", "expand_benign", "expand_obfuscated", "visual_analysis", "adversarial_rewriting", "dialogue_planning",
 )  # fmt: skip
-
-
-def run_construct(
-    recipe: Recipe,
-    run: RunFolder,
-    *,
-    seeds: Iterable[Seed],
-    generator: Generator,
-    target: Assistant,
-    attack_judge: Judge,
-    report: Reporter,
-) -> dict[str, Any]:
-    """`construct` in an event loop of its own: for callers that are not in one."""
-    return asyncio.run(
-        construct(
-            recipe, run, seeds=seeds, generator=generator, target=target, attack_judge=attack_judge, report=report
-        )
-    )
 
 
 async def construct(

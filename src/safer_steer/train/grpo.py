@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -40,20 +39,6 @@ class Transcript(Record):
 
     step: int
     rollout: Rollout
-
-
-def run_grpo(
-    recipe: Recipe,
-    run: RunFolder,
-    model_path: Path,
-    *,
-    scripts: Iterable[Script],
-    tutor: Judge,
-    report: Reporter,
-    judge: Judge | None = None,
-) -> dict[str, Any]:
-    """`grpo` in an event loop of its own: for callers that are not in one."""
-    return asyncio.run(grpo(recipe, run, model_path, scripts=scripts, tutor=tutor, report=report, judge=judge))
 
 
 async def grpo(

@@ -80,18 +80,11 @@ class Endpoint:
         if reply.status in (401, 403):
             raise failure(reply.status, reply.body, reply.wait, base_url=self.base_url, model="-")
 
-    async def post(self, body: bytes, url: URL | None = None) -> tuple[int, bytes, float | None]:
-        """One attempt at a chat completion, or at what `url` of this server does: status, body and Retry-After.
-
-        Raises `Fault` or `EndpointError`.
-        """
-        reply = await self.exchange(body, url)
-        return reply.status, reply.body, reply.wait
-
     async def exchange(self, body: bytes | Callable[[], bytes], url: URL | None = None) -> Response:
-        """As `post`, in a slot and at the pace, with what `account` wants to know.
+        """One attempt at a chat completion, or at what `url` of this server does, in a slot and at the pace.
 
-        A body that is a function is made when its turn has come: what waits for a slot takes no room.
+        A body that is a function is made when its turn has come: what waits for a slot takes no room. Raises `Fault` or
+        `EndpointError`.
         """
         await self._slots.take(URGENCY.get())
         try:
