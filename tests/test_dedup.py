@@ -182,6 +182,33 @@ def test_a_repeat_says_how(tmp_path: Path) -> None:
     assert str(Repeat(a, b, jaccard=1.0)) == "Jaccard 1.000 with b (test)"
 
 
+def test_a_large_cluster_leaves_with_its_first_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two thousand variants of one text, in blocks of a few dozen: compared with the first, not with each other."""
+    lot = random.Random(0)
+    base = [f"w{i}" for i in range(60)]
+    items = [" ".join([*base[:place], f"x{n}", *base[place:]]) for n in range(2000) for place in [lot.randrange(60)]]
+    compared = 0
+
+    def counted(a: np.ndarray, b: np.ndarray) -> float:
+        nonlocal compared
+        compared += 1
+        return jaccard(a, b)
+
+    monkeypatch.setattr(shingles, "jaccard", counted)
+    monkeypatch.setattr(shingles, "_BUDGET", 20_000)
+    looked, near = 0, shingles._Search._near
+
+    def counting(self: shingles._Search, rights: object, right: np.ndarray, *more: object) -> list[tuple[int, int]]:
+        nonlocal looked
+        looked += right.size
+        return near(self, rights, right, *more)
+
+    monkeypatch.setattr(shingles._Search, "_near", counting)
+    found = near_duplicates(items, 0.8)
+    assert [(d.item, d.of) for d in found] == [(n, 0) for n in range(1, 2000)]
+    assert compared == 1999 and looked < 60_000  # each block with itself alone: some 700,000
+
+
 @pytest.mark.slow
 def test_fifteen_thousand_dialogues_in_five_seconds() -> None:
     lot = random.Random(0)

@@ -10,8 +10,10 @@ tests is compared exactly. Unlike with MinHash no pair is missed: the result is 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,15 +55,16 @@ class Shingler:
     """
 
     def __init__(self) -> None:
-        self._ids: dict[str, int] = {}
+        self._ids: defaultdict[str, int] = defaultdict(count(1).__next__)
 
     def __call__(self, text: str) -> Shingles:
-        ids = self._ids
-        words = [ids.setdefault(word, len(ids) + 1) for word in _WORD.findall(text.casefold())]
-        if len(ids) >= 1 << _BITS:
+        words = [*map(self._ids.__getitem__, _WORD.findall(text.casefold()))]
+        if len(self._ids) >= 1 << _BITS:
             raise OverflowError("more than two million distinct words")
         w = np.array(words + [0] * (SHINGLE - len(words)), dtype=np.int64)
-        return np.unique((w[:-2] << 2 * _BITS) | (w[1:-1] << _BITS) | w[2:])
+        packed = (w[:-2] << 2 * _BITS) | (w[1:-1] << _BITS) | w[2:]
+        packed.sort()
+        return packed[np.diff(packed, prepend=-1) > 0]  # as np.unique, in a third of its time for texts this short
 
 
 def jaccard(a: Shingles, b: Shingles) -> float:
@@ -70,32 +73,34 @@ def jaccard(a: Shingles, b: Shingles) -> float:
     return shared / (a.size + b.size - shared)
 
 
-def near_duplicates(texts: Iterable[str], threshold: float) -> Iterator[Duplicate]:
+def near_duplicates(texts: Iterable[str], threshold: float) -> list[Duplicate]:
     """Every text whose Jaccard with some earlier *kept* text is at least `threshold`, and which one (the first).
 
-    Texts are taken in order: the first of a cluster stays. Raises `ValueError` unless 0 < threshold ≤ 1.
+    Texts are taken in order: the first of a cluster stays. The result is in their order too. Raises `ValueError` unless
+    0 < threshold ≤ 1.
     """
     shingler = Shingler()
-    yield from near_duplicate_sets([shingler(text) for text in texts], threshold)
+    return near_duplicate_sets([shingler(text) for text in texts], threshold)
 
 
-def near_duplicate_sets(sets: Sequence[Shingles], threshold: float) -> Iterator[Duplicate]:
+def near_duplicate_sets(sets: Sequence[Shingles], threshold: float) -> list[Duplicate]:
     """`near_duplicates` of texts that are shingled already."""
     if not 0 < threshold <= 1:
         raise ValueError(f"a near-duplicate threshold lies in (0, 1], not {threshold}")
     if len(sets) < 2:
-        return
-    sizes = np.array([own.size for own in sets], dtype=np.int64)
-    entries = _prefixes(sets, sizes, threshold)
-    maps = _maps(sets)
-    gone = np.zeros(len(sets), dtype=bool)
-    begin = 0
-    while begin < len(sets):
-        begin, pairs = _next_candidates(entries, sizes, maps, begin, threshold)
-        found = [*_verified(pairs, sets, gone, threshold)]
-        yield from found
-        if found:
-            entries = entries.without(gone)
+        return []
+    found: list[Duplicate] = []
+    search = _Search(sets, threshold)
+    entries, begin = _prefixes(sets, search.sizes, threshold), 0
+    while entries.item.size:
+        block = entries.block(begin)
+        begin = int(block.item.max()) + 1
+        found += search.verified([search.among(block)])
+        entries = entries.where(entries.item >= begin)  # those before are kept for good, or gone
+        kept = block.where(~search.gone[block.item])
+        found += search.verified(search.between(entries, kept))
+        entries = entries.where(~search.gone[entries.item])
+    return sorted(found, key=lambda duplicate: duplicate.item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +111,7 @@ class _Entries:
     item: Ints
     place: Ints
 
-    def without(self, gone: NDArray[np.bool_]) -> _Entries:
-        stays = ~gone[self.item]
+    def where(self, stays: NDArray[np.bool_]) -> _Entries:
         return _Entries(self.rank[stays], self.item[stays], self.place[stays])
 
     def earlier(self) -> Ints:
@@ -115,6 +119,84 @@ class _Entries:
         number = np.arange(self.rank.size)
         starts = np.flatnonzero(np.diff(self.rank, prepend=-1))
         return number - np.repeat(starts, np.diff(starts, append=self.rank.size))
+
+    def block(self, begin: int) -> _Entries:
+        """The first items from `begin` on whose pairs with one another are few enough for one go; at least one."""
+        pairs = np.cumsum(np.bincount(self.item - begin, weights=self.earlier()))
+        end = begin + int(np.searchsorted(pairs, _BUDGET, side="right"))
+        return self.where(self.item < max(end, int(self.item.min()) + 1))
+
+
+@dataclass(slots=True)
+class _Search:
+    """What is known of the sets, and which of them repeat a kept one (`gone`).
+
+    Items are decided in blocks. Those of a block are compared with each other, in order; then what is kept of it with
+    everything after it, so that a large cluster leaves with its first member and is never compared with itself.
+    """
+
+    sets: Sequence[Shingles]
+    threshold: float
+    sizes: Ints = field(init=False)
+    maps: Maps = field(init=False)
+    gone: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sizes = np.array([own.size for own in self.sets], dtype=np.int64)
+        self.maps = _maps(self.sets)
+        self.gone = np.zeros(len(self.sets), dtype=bool)
+
+    def among(self, block: _Entries) -> list[tuple[int, int]]:
+        """The candidates among a block's items: (item, earlier item), sorted."""
+        partners = block.earlier()
+        right = np.repeat(np.arange(block.item.size), partners)
+        return self._near(block, right, block, right - 1 - _counting(partners))
+
+    def between(self, later: _Entries, kept: _Entries) -> Iterator[list[tuple[int, int]]]:
+        """The candidates (later item, kept item), sorted, in as many goes as it takes."""
+        first, last = (np.searchsorted(kept.rank, later.rank, side=side) for side in ("left", "right"))
+        pairs = np.cumsum(np.bincount(later.item, weights=last - first)) if later.item.size else np.zeros(0)
+        begin = 0
+        while begin < pairs.size:
+            done = pairs[begin - 1] if begin else 0.0
+            end = max(begin + 1, int(np.searchsorted(pairs, done + _BUDGET, side="right")))
+            own = np.flatnonzero((later.item >= begin) & (later.item < end) & (last > first))
+            partners = (last - first)[own]
+            left = np.repeat(first[own], partners) + _counting(partners)
+            yield self._near(later, np.repeat(own, partners), kept, left)
+            begin = end
+
+    def _near(self, rights: _Entries, right: Ints, lefts: _Entries, left: Ints) -> list[tuple[int, int]]:
+        """The pairs of items, out of pairs of entries, that pass all tests."""
+        n, m = self.sizes[rights.item[right]], self.sizes[lefts.item[left]]
+        most = np.minimum(n - rights.place[right], m - lefts.place[left])
+        passes = most >= self._least(n, m)
+        keys = np.unique((rights.item[right[passes]] << 32) | lefts.item[left[passes]])
+        item, of = keys >> 32, keys & 0xFFFFFFFF
+        apart = np.bitwise_count(self.maps[item] ^ self.maps[of]).sum(axis=1, dtype=np.int64)
+        near = apart <= self.sizes[item] + self.sizes[of] - 2 * self._least(self.sizes[item], self.sizes[of])
+        return list(zip(item[near].tolist(), of[near].tolist(), strict=True))
+
+    def _least(self, n: Ints, m: Ints) -> Ints:
+        """How many shingles two sets of n and m must share."""
+        least: Ints = np.ceil(self.threshold / (1 + self.threshold) * (n + m) - _EPS).astype(np.int64)
+        return least
+
+    def verified(self, goes: Iterable[list[tuple[int, int]]]) -> Iterator[Duplicate]:
+        """The items of sorted pairs that do repeat a kept one; marks them in `gone`."""
+        for pairs in goes:
+            for item, of in pairs:
+                if self.gone[item] or self.gone[of]:
+                    continue
+                similarity = jaccard(self.sets[item], self.sets[of])
+                if similarity >= self.threshold:
+                    self.gone[item] = True
+                    yield Duplicate(item, of, similarity)
+
+
+def _counting(runs: Ints) -> Ints:
+    """0, 1, … for each run: `[2, 3]` gives `[0, 1, 0, 1, 2]`."""
+    return np.arange(runs.sum()) - np.repeat(np.cumsum(runs) - runs, runs)
 
 
 def _prefixes(sets: Sequence[Shingles], sizes: Ints, threshold: float) -> _Entries:
@@ -140,43 +222,3 @@ def _maps(sets: Sequence[Shingles]) -> Maps:
         places = (own.astype(np.uint64) * _SPREAD) >> np.uint64(55)
         np.bitwise_or.at(row, places >> np.uint64(6), np.uint64(1) << (places & np.uint64(63)))
     return maps
-
-
-def _next_candidates(
-    entries: _Entries, sizes: Ints, maps: Maps, begin: int, threshold: float
-) -> tuple[int, list[tuple[int, int]]]:
-    """The pairs (item, earlier item) that pass all tests, for the items from `begin` to the end that is returned."""
-    earlier = entries.earlier()
-    work = np.cumsum(np.bincount(entries.item, weights=earlier, minlength=sizes.size)[begin:])
-    end = begin + max(1, int(np.searchsorted(work, _BUDGET, side="right")))
-    own = np.flatnonzero((entries.item >= begin) & (entries.item < end) & (earlier > 0))
-    partners = earlier[own]
-    right = np.repeat(own, partners)
-    left = right - 1 - (np.arange(right.size) - np.repeat(np.cumsum(partners) - partners, partners))
-    n, m = sizes[entries.item[right]], sizes[entries.item[left]]
-    most = np.minimum(n - entries.place[right], m - entries.place[left])
-    passes = most >= _least(n, m, threshold)
-    keys = np.unique((entries.item[right[passes]] << 32) | entries.item[left[passes]])
-    item, of = keys >> 32, keys & 0xFFFFFFFF
-    apart = np.bitwise_count(maps[item] ^ maps[of]).sum(axis=1, dtype=np.int64)
-    near = apart <= sizes[item] + sizes[of] - 2 * _least(sizes[item], sizes[of], threshold)
-    return end, list(zip(item[near].tolist(), of[near].tolist(), strict=True))
-
-
-def _least(n: Ints, m: Ints, threshold: float) -> Ints:
-    """How many shingles two sets of n and m must share."""
-    least: Ints = np.ceil(threshold / (1 + threshold) * (n + m) - _EPS).astype(np.int64)
-    return least
-
-
-def _verified(
-    pairs: Iterable[tuple[int, int]], sets: Sequence[Shingles], gone: NDArray[np.bool_], threshold: float
-) -> Iterator[Duplicate]:
-    """The items of sorted `pairs` that repeat a kept one; marks them in `gone`."""
-    for item, of in pairs:
-        if gone[item] or gone[of]:
-            continue
-        similarity = jaccard(sets[item], sets[of])
-        if similarity >= threshold:
-            gone[item] = True
-            yield Duplicate(item, of, similarity)
