@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from people import STAMP, ToldAssistant, ToldJudge
 from safer_steer.actors.generating import Probe, Strategy, script_of
+from safer_steer.bootstrap import Shelf, divide
 from safer_steer.config import Recipe, recipe_from
 from safer_steer.dialogue import History, Script, ScriptKind, Seed, SeedKind, Split, UserTurn, stable_id
 from safer_steer.errors import ActorError
@@ -50,6 +53,23 @@ def run_with_seeds(root: Path, count: int = 9) -> tuple[RunFolder, list[Seed]]:
             )
         )
     return run, seeds
+
+
+@dataclass(frozen=True)
+class Divided:
+    """`Pools` of scripts instead of their cards."""
+
+    sft: list[Script]
+    rl: list[Script]
+    repeats: list[Script]
+    plain: list[Script]
+    spare: list[Script]
+
+
+def divided(recipe: Recipe, scripts: Iterable[Script]) -> Divided:
+    with Shelf(scripts) as shelf:
+        pools = divide(recipe, shelf)
+        return Divided(**{name: list(shelf.scripts(getattr(pools, name))) for name in Divided.__dataclass_fields__})
 
 
 class ToldGenerator:

@@ -68,7 +68,7 @@ async def test_what_the_generator_spoils_is_asked_for_again_then_recorded_and_ne
         recipe = recipe_from(recipe_of(server, tmp_path, (10, 6, 4), construction={"success_filter": False}))
         result = await stage_one(recipe, tmp_path / "run")
     assert set(server.faults) >= set(CONTENT), "every kind of fault came up"
-    made = scripts_of(RunFolder(tmp_path / "run"))
+    made = list(scripts_of(RunFolder(tmp_path / "run")))
     texts = [turn.text for script in made for turn in script.turns]
     assert made and all(text.strip() and "sorry" not in text and "asked for" not in text for text in texts)
     assert all(2 <= len(script.turns) <= 8 for script in made)

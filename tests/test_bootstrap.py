@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import Pulled, recipe
+from builders import Pulled, divided, recipe
 from people import STAMP, ToldAssistant, ToldJudge, answer, script
-from safer_steer.bootstrap import Dropped, DropReason, divide, forecast, shortcoming, stage
+from safer_steer.bootstrap import Dropped, DropReason, Shelf, forecast, shortcoming, stage
 from safer_steer.config import BootstrapConfig, Recipe
-from safer_steer.dialogue import History, Rollout, Script, ScriptKind, Split, StopReason, Turn, stable_id
+from safer_steer.dialogue import Answer, History, Rollout, Script, ScriptKind, Split, StopReason, Turn, stable_id
 from safer_steer.errors import Incomplete, StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.seats import Needs, UserMove
@@ -145,7 +146,7 @@ def test_pools_are_by_seed_and_nothing_is_lost(tmp_path: Path) -> None:
 
 
 def test_strata_keep_their_shares() -> None:
-    pools = divide(recipe(), made(200))
+    pools = divided(recipe(), made(200))
     taught = {s.seed_id for s in pools.sft}
     for kind in ScriptKind:
         for category in "ab":
@@ -156,16 +157,16 @@ def test_strata_keep_their_shares() -> None:
 
 
 def test_the_division_depends_on_the_seed_and_on_nothing_else() -> None:
-    one = divide(recipe(), made(60))
-    assert one == divide(recipe(), made(60)[::-1])
-    assert one != divide(recipe(seed=1), made(60))
+    one = divided(recipe(), made(60))
+    assert one == divided(recipe(), made(60)[::-1])
+    assert one != divided(recipe(seed=1), made(60))
 
 
 def test_rl_does_not_repeat_sft() -> None:
     scripts = made(60)
-    pools = divide(recipe(), scripts)
+    pools = divided(recipe(), scripts)
     twin = pools.rl[0].model_copy(update={"turns": pools.sft[0].turns})
-    again = divide(recipe(), [twin if s.id == twin.id else s for s in scripts])
+    again = divided(recipe(), [twin if s.id == twin.id else s for s in scripts])
     assert [s.id for s in again.repeats] == [twin.id] and twin not in again.rl
     assert again.sft == pools.sft
 
@@ -234,7 +235,7 @@ def test_other_thresholds_and_sizes_sift_again_and_ask_nobody(tmp_path: Path, bo
 
 
 def test_a_few_dialogues_without_an_answer_are_a_stated_share_or_leave_the_stage_open(tmp_path: Path) -> None:
-    lost = sorted(s.id for s in divide(recipe(), made()).sft)[0]
+    lost = sorted(s.id for s in divided(recipe(), made()).sft)[0]
 
     def told(history: History, text: str) -> Verdict:
         return LOST if history.script.id == lost else score(10, 9)
@@ -245,6 +246,44 @@ def test_a_few_dialogues_without_an_answer_are_a_stated_share_or_leave_the_stage
     blue = ToldAssistant(lambda history: f"no to {history.user}")
     result = bootstrap(tmp_path, recipe(max_undone_share=0.5), blue=blue, reward_judge=ToldJudge(told))
     assert result["undone"] == 1 and {history.script.id for history in blue.seen} == {lost}
+
+
+def test_scripts_are_in_memory_only_while_they_are_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[weakref.ref[Script]] = []
+    most = 0
+
+    def noted(one: Script) -> Script:
+        nonlocal most
+        met.append(weakref.ref(one))
+        most = max(most, sum(known() is not None for known in met))
+        return one
+
+    class Blue(ToldAssistant):
+        async def answer(self, history: History) -> Answer:
+            self.seen.clear()
+            return await super().answer(history)
+
+    class Reward(ToldJudge):
+        async def assess(self, history: History, answer: str) -> Verdict:
+            self.seen.clear()
+            return await super().assess(history, answer)
+
+    given = made(80)
+    taken = Shelf.script
+    monkeypatch.setattr(Shelf, "script", lambda shelf, card: noted(taken(shelf, card)))
+    blue, reward = Blue(lambda history: "no"), Reward(lambda history, text: score(10, 9))
+    result = bootstrap(tmp_path, scripts=(noted(one.model_copy()) for one in given), blue=blue, reward_judge=reward)
+    assert result["kept"] + sum(result["dropped"].values()) > 30 and len(met) > 2 * len(given)
+    assert most <= 8  # four dialogues are open at a time, and the last one that blue or the judge saw
+
+
+def test_the_order_in_which_scripts_come_does_not_matter(tmp_path: Path) -> None:
+    bootstrap(tmp_path / "one", scripts=made())
+    assert bootstrap(tmp_path / "one", scripts=made()[::-1]) == RunFolder(tmp_path / "one").finished("bootstrap")
+    bootstrap(tmp_path / "two", scripts=made()[::-1])
+    for name in FINAL:
+        one, two = (tmp_path / run / "bootstrap" / name for run in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes(), name
 
 
 def test_nothing_kept_is_an_error_that_says_why(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def finals(root: Path) -> dict[str, bytes]:
 
 def scripts(root: Path) -> list[Script]:
     run, _ = run_with_seeds(root, 0)
-    return scripts_of(run)
+    return list(scripts_of(run))
 
 
 def test_what_becomes_of_seeds(tmp_path: Path) -> None:

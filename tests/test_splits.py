@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import recipe
+from builders import divided, recipe
 from people import script
-from safer_steer.bootstrap import divide
 from safer_steer.config import SplitConfig, TurnRange, recipe_from
 from safer_steer.construct.lengths import drawn, mean_of, quotas, tilted
-from safer_steer.construct.splits import history_risk, needs_history, select
+from safer_steer.construct.splits import card_of, history_risk, needs_history, select
 from safer_steer.dialogue import Script, ScriptKind, Split, UserTurn
 from safer_steer.errors import ConfigError
 
@@ -86,9 +85,9 @@ def test_history_risk_lies_between_none_and_all(risks: list[int]) -> None:
 
 
 def test_what_shows_its_risk_at_once_is_not_for_rl_and_benign_ones_stay() -> None:
-    assert not needs_history(with_risks(5, 5), 0.1) and needs_history(with_risks(1, 5), 1.0)
-    assert not needs_history(with_risks(1, None), 0.1) and needs_history(with_risks(None), 0.0)
-    assert needs_history(with_risks(5, 5, kind=ScriptKind.BENIGN), 1.0)
+    assert not needs_history(card_of(with_risks(5, 5)), 0.1) and needs_history(card_of(with_risks(1, 5)), 1.0)
+    assert not needs_history(card_of(with_risks(1, None)), 0.1) and needs_history(card_of(with_risks(None)), 0.0)
+    assert needs_history(card_of(with_risks(5, 5, kind=ScriptKind.BENIGN)), 1.0)
 
 
 def pool(count: int = 400) -> list[Script]:
@@ -108,21 +107,22 @@ def pool(count: int = 400) -> list[Script]:
 
 def test_a_selection_has_the_size_the_mean_and_the_mixture() -> None:
     wanted = SplitConfig(size=120, turns=TurnRange(low=3, high=10, mean=8.0))
-    chosen = select(pool(), wanted, 0, lambda one: one)
-    counts = [len(one.turns) for one in chosen]
+    cards = [card_of(one) for one in pool()]
+    chosen = select(cards, wanted, 0)
+    counts = [one.length for one in chosen]
     assert len(chosen) == 120 and min(counts) >= 3 and abs(sum(counts) / 120 - 8.0) < 0.05
     assert [one.id for one in chosen] == sorted(one.id for one in chosen)
     kinds = Counter(one.kind for one in chosen)
     assert max(kinds.values()) - min(kinds.values()) < 20
-    assert chosen == select(pool()[::-1], wanted, 0, lambda one: one)
-    assert chosen != select(pool(), wanted, 1, lambda one: one)
-    assert select(pool(), SplitConfig(), 0, lambda one: one) == pool()
+    assert chosen == select(cards[::-1], wanted, 0)
+    assert chosen != select(cards, wanted, 1)
+    assert select(cards, SplitConfig(), 0) == cards
 
 
 def test_rl_takes_what_was_asked_for_and_counts_the_rest() -> None:
     turns = {"low": 2, "high": 10, "mean": 8.33}
     asked = recipe(bootstrap={"rl": {"size": 40, "turns": turns}, "rl_history_risk": 0.2})
-    pools, whole = divide(asked, pool()), divide(recipe(), pool())
+    pools, whole = divided(asked, pool()), divided(recipe(), pool())
     counts = [len(one.turns) for one in pools.rl]
     assert len(counts) == 40 and abs(sum(counts) / 40 - 8.33) < 0.1
     assert pools.sft == whole.sft

@@ -215,6 +215,6 @@ def test_single_turn_data_is_the_open_question_once_a_seed() -> None:
     benign = script("one", "two", id="c", kind=ScriptKind.BENIGN).model_copy(
         update={"turns": (UserTurn(text="one"), UserTurn(text="two", reference="2"))}
     )
-    found = single_turns([benign, other, asked])
+    found = list(single_turns([asked, other, benign]))
     assert [(s.id, [turn.text for turn in s.turns]) for s in found] == [("a", ["the open question"]), ("c", ["two"])]
     assert found[1].turns[0].reference == "2"

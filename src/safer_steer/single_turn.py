@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from safer_steer.dialogue import Script
 
 
-def single_turns(scripts: Iterable[Script]) -> tuple[Script, ...]:
-    """One dialogue of one turn for every seed and kind: the seed's own question, or the script's last turn."""
-    found: dict[tuple[str, str], Script] = {}
-    for script in sorted(scripts, key=lambda script: script.id):
-        found.setdefault((script.seed_id, script.kind), single_turn(script))
-    return tuple(found.values())
+def single_turns(scripts: Iterable[Script]) -> Iterator[Script]:
+    """One dialogue of one turn for every seed and kind: the seed's own question, or the script's last turn.
+
+    Of several scripts the first counts: they come sorted by id.
+    """
+    met: set[tuple[str, str]] = set()
+    for script in scripts:
+        if (script.seed_id, script.kind) not in met:
+            met.add((script.seed_id, script.kind))
+            yield single_turn(script)
 
 
 def single_turn(script: Script) -> Script:

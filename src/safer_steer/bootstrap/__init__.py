@@ -2,12 +2,14 @@
 
 from safer_steer.bootstrap.keeping import Dropped, DropReason, shortcoming
 from safer_steer.bootstrap.pools import Pools, divide
+from safer_steer.bootstrap.shelf import Shelf
 from safer_steer.bootstrap.stage import bootstrap, forecast, scripts_for
 
 __all__ = [
     "DropReason",
     "Dropped",
     "Pools",
+    "Shelf",
     "bootstrap",
     "divide",
     "forecast",

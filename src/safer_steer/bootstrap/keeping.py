@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from safer_steer.config import BootstrapConfig, Recipe
-from safer_steer.construct.splits import select
-from safer_steer.construct.summary import tally, turns
-from safer_steer.dialogue import Record, Rollout, Script, StopReason, Turn
+from safer_steer.construct.splits import Card, card_of, select
+from safer_steer.construct.summary import spread, tally
+from safer_steer.dialogue import Record, Rollout, StopReason, Turn
 from safer_steer.errors import StageError
 from safer_steer.store import read_placed, record_at, write_records
 from safer_steer.verdict import Scored, Unscored
@@ -66,14 +66,16 @@ def sift(folder: Path, recipe: Recipe) -> dict[str, Any]:
     What a call took in seconds is left out: a dialogue is the same whenever it was played.
     """
     path = folder / "rollouts.jsonl"
-    passed: dict[str, tuple[int, Script]] = {}
+    passed: dict[str, Card] = {}
     failed: dict[str, int] = {}
     for at, rollout in read_placed(path, Rollout):
         if shortcoming(rollout, recipe.bootstrap) is None:
-            passed[rollout.key] = at, rollout.script
+            passed[rollout.key] = card_of(rollout.script, at)
         else:
             failed[rollout.key] = at
-    taken = select(sorted(passed), recipe.bootstrap.sft, recipe.seed, lambda key: passed[key][1])
+    taught = select(passed.values(), recipe.bootstrap.sft, recipe.seed)
+    places = {card.at for card in taught}
+    taken = sorted(key for key, card in passed.items() if card.at in places)
     spare = passed.keys() - set(taken)
     reasons: defaultdict[str, int] = defaultdict(int)
     means = _Means()
@@ -81,7 +83,7 @@ def sift(folder: Path, recipe: Recipe) -> dict[str, Any]:
 
         def dropped() -> Iterator[Dropped]:
             for key in sorted([*failed, *spare]):
-                rollout = untimed(record_at(file, failed[key] if key in failed else passed[key][0], Rollout))
+                rollout = untimed(record_at(file, failed[key] if key in failed else passed[key].at, Rollout))
                 found = shortcoming(rollout, recipe.bootstrap)
                 if found is None:
                     detail = "more of its kind and length than the recipe asks for"
@@ -94,19 +96,17 @@ def sift(folder: Path, recipe: Recipe) -> dict[str, Any]:
             told = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
             hint = f"dropped: {told or 'none was played'}"
             raise StageError("no dialogue passes the filter", where="bootstrap", hint=hint)
-        places = (passed[key][0] for key in sorted(taken))
-        kept = (means.add(untimed(record_at(file, at, Rollout))) for at in places)
+        kept = (means.add(untimed(record_at(file, passed[key].at, Rollout))) for key in taken)
         write_records(folder / "kept.jsonl", kept)
-    taught = [passed[key][1] for key in taken]
     played = len(passed) + len(failed)
     return {
         "played": played,
         "kept": len(taken),
         "kept_share": len(taken) / played,
         "dropped": dict(sorted(reasons.items())),
-        "kept_kinds": tally(script.kind for script in taught),
-        "kept_categories": tally(script.category for script in taught),
-        "kept_turns": turns(taught),
+        "kept_kinds": tally(card.kind for card in taught),
+        "kept_categories": tally(card.category for card in taught),
+        "kept_turns": spread([card.length for card in taught]),
         "kept_means": means.result(),
     }
 

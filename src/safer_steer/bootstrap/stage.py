@@ -7,7 +7,7 @@ In the run folder, under `bootstrap/`: the journals `rollouts.jsonl` and `calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ from safer_steer.actors.spec import seats_print
 from safer_steer.actors.spending import prices_of
 from safer_steer.bootstrap.keeping import sift
 from safer_steer.bootstrap.pools import Pools, divide
+from safer_steer.bootstrap.shelf import Shelf
 from safer_steer.config import Recipe
 from safer_steer.construct import estimate
 from safer_steer.construct.dedup import Contamination, Looks, contamination, item_of
 from safer_steer.construct.outage import interrupted, refuse_interrupted, rollout_key
 from safer_steer.construct.shingles import Shingler
-from safer_steer.construct.splits import select
+from safer_steer.construct.splits import Card, select
 from safer_steer.construct.stage import check, scripts_of
-from safer_steer.construct.summary import tally, turns
+from safer_steer.construct.summary import spread, tally
 from safer_steer.dialogue import Rollout, Script, Split
 from safer_steer.progress import Reporter
 from safer_steer.prompts import load_prompt
@@ -54,38 +55,40 @@ async def bootstrap(
     """
     check(recipe)
     estimate.check_budget(recipe, STAGE)
-    everything = sorted(scripts, key=lambda script: script.id)
-    people = (type(red).__name__, blue.name, reward_judge.stamp.model_dump())
-    run.claim(STAGE, _played_with(recipe, everything, people))
-    done, sifted, sifting = run.finished(STAGE), run.finished(SIFT), _sifted_with(recipe)
-    if done is not None and sifted == sifting:
-        return done
-    run.reopen(STAGE)
-    pools = divide(recipe, everything)
-    folder = run.stage(STAGE)
-    jobs = [Job(script) for script in pools.sft]
-    undone = await _play(folder, recipe, jobs, Cast(red, blue, reward_judge), report)
-    val = [script for script in everything if script.split is Split.VAL]
-    held_out = [script for script in everything if script.split is Split.TEST]
-    bench = select(held_out, recipe.bootstrap.bench, recipe.seed, lambda script: script)
-    result = {**sift(folder, recipe), "undone": undone, **_counts(pools, val, bench)}
-    write_records(folder / "rl.jsonl", pools.rl)
-    write_records(folder / "val.jsonl", val)
-    write_records(folder / "bench.jsonl", bench)
-    report_ = _cross(recipe, run, {"sft": pools.sft, "rl": pools.rl, "val": val, "bench": bench})
-    write_json(folder / "contamination.json", report_.model_dump(mode="json"))
-    result["contamination"] = len(report_.overlaps) + len(report_.seeds)
+    with Shelf(scripts, run.root) as shelf:
+        people = (type(red).__name__, blue.name, reward_judge.stamp.model_dump())
+        run.claim(STAGE, _played_with(recipe, shelf.digest, people))
+        done, sifted, sifting = run.finished(STAGE), run.finished(SIFT), _sifted_with(recipe)
+        if done is not None and sifted == sifting:
+            return done
+        run.reopen(STAGE)
+        pools = divide(recipe, shelf)
+        undone = await _play(run.stage(STAGE), recipe, shelf, pools.sft, Cast(red, blue, reward_judge), report)
+        result = {**sift(run.stage(STAGE), recipe), "undone": undone, **_deal(recipe, run, shelf, pools)}
     run.finish(SIFT, sifting)
     run.finish(STAGE, result)
     return result
 
 
-async def _play(folder: Path, recipe: Recipe, jobs: Sequence[Job], cast: Cast, report: Reporter) -> int:
+def _deal(recipe: Recipe, run: RunFolder, shelf: Shelf, pools: Pools) -> dict[str, Any]:
+    """Write what is not played, and what crosses the splits; returns the counts."""
+    folder = run.stage(STAGE)
+    val = [card for card in shelf.cards if card.split is Split.VAL]
+    held_out = [card for card in shelf.cards if card.split is Split.TEST]
+    bench = select(held_out, recipe.bootstrap.bench, recipe.seed)
+    for name, cards in (("rl", pools.rl), ("val", val), ("bench", bench)):
+        write_records(folder / f"{name}.jsonl", shelf.scripts(cards))
+    crossing = _cross(recipe, run, shelf, {"sft": pools.sft, "rl": pools.rl, "val": val, "bench": bench})
+    write_json(folder / "contamination.json", crossing.model_dump(mode="json"))
+    return {**_counts(pools, val, bench), "contamination": len(crossing.overlaps) + len(crossing.seeds)}
+
+
+async def _play(folder: Path, recipe: Recipe, shelf: Shelf, cards: Sequence[Card], cast: Cast, report: Reporter) -> int:
     """Play what is not played yet; returns how much got no answer. Raises `Incomplete` (too much) and `BudgetSpent`."""
     path = folder / "rollouts.jsonl"
     with Journal(path, Rollout, rollout_key, drop=interrupted) as journal:
         ledger = Ledger(folder / "calls.jsonl", recipe.budget, prices_of(recipe), journal.__contains__)
-        todo = [job for job in jobs if job.key not in journal]
+        todo = [card for card in cards if f"{card.id}#0" not in journal]
 
         def finished(rollout: Rollout) -> None:
             if not interrupted(rollout):
@@ -95,7 +98,7 @@ async def _play(folder: Path, recipe: Recipe, jobs: Sequence[Job], cast: Cast, r
         async with ledger:
             with report.stage("bootstrap: play", len(todo)):
                 await play(
-                    todo,
+                    map(Job, shelf.scripts(todo)),
                     cast,
                     journal,
                     open_dialogues=estimate.width(recipe, STAGE),
@@ -107,14 +110,14 @@ async def _play(folder: Path, recipe: Recipe, jobs: Sequence[Job], cast: Cast, r
     return undone
 
 
-def _cross(recipe: Recipe, run: RunFolder, pools: dict[str, Sequence[Script]]) -> Contamination:
+def _cross(recipe: Recipe, run: RunFolder, shelf: Shelf, pools: dict[str, Sequence[Card]]) -> Contamination:
     """What of the training data stands in validation or the benchmark too."""
     most = recipe.construction.image_distance
     looks = None if most is None else Looks(run.images, most)
     shingler, home = Shingler(), {}
     items = []
-    for name, scripts in pools.items():
-        for script in scripts:
+    for name, cards in pools.items():
+        for script in shelf.scripts(cards):
             home[script.id] = name
             for ref in script.images_until(len(script.turns)) if looks is not None else ():
                 assert looks is not None
@@ -124,7 +127,7 @@ def _cross(recipe: Recipe, run: RunFolder, pools: dict[str, Sequence[Script]]) -
     return contamination(items, threshold, looks, image_bits=most, name=lambda item: home[item.id])
 
 
-def scripts_for(recipe: Recipe, run: RunFolder) -> Sequence[Script]:
+def scripts_for(recipe: Recipe, run: RunFolder) -> Iterator[Script]:
     """What Stage II plays and divides: Stage I's scripts, or (`single_turn`) their open questions alone."""
     found = scripts_of(run)
     return single_turns(found) if recipe.single_turn else found
@@ -132,11 +135,12 @@ def scripts_for(recipe: Recipe, run: RunFolder) -> Sequence[Script]:
 
 def forecast(recipe: Recipe, scripts: Iterable[Script]) -> dict[str, Any]:
     """How many scripts `bootstrap` would play and keep for RL, and what it would ask; nothing is asked or written."""
-    pools = divide(recipe, list(scripts))
     told = estimate.Estimate()
-    for script in pools.sft:
-        count, answer = len(script.turns), estimate.WRITTEN["answer"]
-        estimate.play(told, count, script.images, answer, assistant="blue", judge="reward_judge", user="red")
+    with Shelf(scripts) as shelf:
+        pools = divide(recipe, shelf)
+        for script in shelf.scripts(pools.sft):
+            count, answer = len(script.turns), estimate.WRITTEN["answer"]
+            estimate.play(told, count, script.images, answer, assistant="blue", judge="reward_judge", user="red")
     spending = told.tell(recipe)
     return {
         "sft": len(pools.sft),
@@ -146,26 +150,26 @@ def forecast(recipe: Recipe, scripts: Iterable[Script]) -> dict[str, Any]:
     }
 
 
-def _counts(pools: Pools, val: Sequence[Script], bench: Sequence[Script]) -> dict[str, Any]:
+def _counts(pools: Pools, val: Sequence[Card], bench: Sequence[Card]) -> dict[str, Any]:
     return {
         "rl": len(pools.rl),
-        "rl_kinds": tally(script.kind for script in pools.rl),
-        "rl_turns": turns(pools.rl),
+        "rl_kinds": tally(card.kind for card in pools.rl),
+        "rl_turns": spread([card.length for card in pools.rl]),
         "rl_repeats_of_sft": len(pools.repeats),
         "rl_without_history_risk": len(pools.plain),
         "rl_not_chosen": len(pools.spare),
         "val": len(val),
         "bench": len(bench),
-        "bench_turns": turns(bench),
+        "bench_turns": spread([card.length for card in bench]),
     }
 
 
-def _played_with(recipe: Recipe, scripts: Sequence[Script], people: object) -> str:
+def _played_with(recipe: Recipe, scripts: str, people: object) -> str:
     """What the played dialogues hang on. With anything else they would be others: the folder is refused."""
     settings = (recipe.seed, recipe.bootstrap.sft_share, recipe.answer_format)
     seated = seats_print(recipe.seats, estimate.STAGE_SEATS[STAGE])
     written = {name: load_prompt(name).digest for name in PROMPTS}
-    return fingerprint(STAGE, settings, [script.to_json() for script in scripts], people, seated, written)
+    return fingerprint(STAGE, settings, scripts, people, seated, written)
 
 
 def _sifted_with(recipe: Recipe) -> dict[str, Any]:

@@ -3,43 +3,74 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from sys import intern
 
 from safer_steer.config import SplitConfig
 from safer_steer.construct.lengths import quotas
 from safer_steer.construct.plan import draw, stratified
-from safer_steer.dialogue import Script
-
-T = TypeVar("T")
+from safer_steer.dialogue import Script, ScriptKind, Split
 
 
-def select(items: Sequence[T], config: SplitConfig, rng_seed: int, script: Callable[[T], Script]) -> list[T]:
-    """The items a split takes, sorted by their script's id; the choice does not depend on their order.
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What choosing among scripts needs to know of one. `at` is the caller's: where the script lies on disk."""
+
+    id: str
+    seed_id: str
+    kind: ScriptKind
+    category: str
+    split: Split | None
+    length: int
+    risk: float | None
+    at: int = 0
+
+
+def card_of(script: Script, at: int = 0) -> Card:
+    """A script's card; its `risk` is the `history_risk`."""
+    return Card(
+        id=script.id,
+        seed_id=script.seed_id,
+        kind=script.kind,
+        category=intern(script.category),
+        split=script.split,
+        length=len(script.turns),
+        risk=history_risk(script),
+        at=at,
+    )
+
+
+def select(cards: Iterable[Card], config: SplitConfig, rng_seed: int) -> list[Card]:
+    """The cards a split takes, sorted by id; the choice does not depend on their order.
 
     How many of each length follows from `config.turns` (see `lengths.quotas`); among those of one length the choice is
     stratified by kind and category. Without a size and turns: all of them.
     """
-    ordered = sorted(items, key=lambda item: script(item).id)
+    ordered = sorted(cards, key=_id)
+    count = len(ordered) if config.size is None else config.size
     if config.turns is None:
-        count = len(ordered) if config.size is None else config.size
-        return sorted(_mixed(ordered, count, rng_seed, script), key=lambda item: script(item).id)
-    by_length: defaultdict[int, list[T]] = defaultdict(list)
-    for item in ordered:
-        by_length[len(script(item).turns)].append(item)
+        return sorted(_mixed(ordered, count, rng_seed), key=_id)
+    by_length: defaultdict[int, list[Card]] = defaultdict(list)
+    for card in ordered:
+        by_length[card.length].append(card)
     available = {length: len(members) for length, members in by_length.items()}
-    wanted = quotas(available, len(ordered) if config.size is None else config.size, config.turns)
+    wanted = quotas(available, count, config.turns)
     chosen = [
-        item
-        for length, count in sorted(wanted.items())
-        for item in _mixed(by_length[length], count, draw(rng_seed, "length", length), script)
+        card
+        for length, number in sorted(wanted.items())
+        for card in _mixed(by_length[length], number, draw(rng_seed, "length", length))
     ]
-    return sorted(chosen, key=lambda item: script(item).id)
+    return sorted(chosen, key=_id)
 
 
-def _mixed(items: Sequence[T], count: int, rng_seed: int, script: Callable[[T], Script]) -> list[T]:
-    by = (lambda item: script(item).kind, lambda item: script(item).category)
-    return stratified(items, count, by=by, key=lambda item: script(item).id, rng_seed=rng_seed)
+def _id(card: Card) -> str:
+    return card.id
+
+
+def _mixed(cards: Sequence[Card], count: int, rng_seed: int) -> list[Card]:
+    by = (lambda card: card.kind, lambda card: card.category)
+    return stratified(cards, count, by=by, key=_id, rng_seed=rng_seed)
 
 
 def history_risk(script: Script) -> float | None:
@@ -64,9 +95,8 @@ def history_risk(script: Script) -> float | None:
     return (worst - risks[0]) / 4 * risks.index(worst) / (len(risks) - 1)
 
 
-def needs_history(script: Script, least: float) -> bool:
+def needs_history(card: Card, least: float) -> bool:
     """Whether an unsafe script's risk grows enough over the dialogue; a benign one has none and always passes."""
-    if not script.is_unsafe or least == 0:
+    if card.kind is ScriptKind.BENIGN or least == 0:
         return True
-    grown = history_risk(script)
-    return grown is not None and grown >= least
+    return card.risk is not None and card.risk >= least

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from heapq import merge
 from typing import Any
 
 from safer_steer.actors.generating import Generator, Strategy, load_strategies
@@ -89,11 +90,11 @@ def forecast(recipe: Recipe, seeds: Iterable[Seed]) -> dict[str, Any]:
     }
 
 
-def scripts_of(run: RunFolder) -> list[Script]:
-    """All scripts of a finished Stage I, sorted by id; raises `StorageError`."""
+def scripts_of(run: RunFolder) -> Iterator[Script]:
+    """All scripts of a finished Stage I, sorted by id, one of each kind in memory at a time; raises `StorageError`."""
     folder = run.stage(STAGE)
-    found = (script for kind in ScriptKind for script in read_records(folder / f"{kind}.jsonl", Script))
-    return sorted(found, key=lambda script: script.id)
+    files = (read_records(folder / f"{kind}.jsonl", Script) for kind in ScriptKind)  # each is sorted
+    return merge(*files, key=lambda script: script.id)
 
 
 def check(recipe: Recipe) -> None:

@@ -87,11 +87,6 @@ def tally(names: Iterable[str]) -> dict[str, int]:
     return {str(name): number for name, number in sorted(Counter(names).items())}
 
 
-def turns(scripts: Iterable[Script]) -> dict[str, Any]:
-    """`spread` of the scripts' numbers of turns."""
-    return spread([len(script.turns) for script in scripts])
-
-
 def spread(lengths: Sequence[int]) -> dict[str, Any]:
     """Mean and histogram of some numbers of turns; the mean of none is `None`."""
     histogram = {str(length): number for length, number in sorted(Counter(lengths).items())}
