@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from people import script
 from safer_steer import cli
 from safer_steer.actors.specs import Seating
-from safer_steer.config import Recipe
+from safer_steer.asked import stage_print
+from safer_steer.config import Recipe, recipe_from
+from safer_steer.dialogue import ScriptKind
 from safer_steer.errors import BudgetSpent, Incomplete, SaferSteerError, StageError, TooMuchUnscored
 from safer_steer.pipeline import Pipeline
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder
+from safer_steer.store import RunFolder, write_records
 
 
 def test_a_stage_that_was_opened_again_gives_its_new_result(tmp_path: Path) -> None:
@@ -38,6 +41,38 @@ def test_a_stage_that_was_opened_again_gives_its_new_result(tmp_path: Path) -> N
     wanted = 2
     second = staged()
     assert second["wanted"] == 2 and run.finished("sift") == second
+
+
+def test_a_stage_that_is_done_is_known_before_anybody_is_seated(tmp_path: Path) -> None:
+    """The work is what seats people; here it only counts. Another recipe, other files: the stage looks for itself."""
+    run, asked = RunFolder(tmp_path), 0
+    made = [script("a", "b", id="s1")]
+    for kind in ScriptKind:
+        write_records(tmp_path / "construct" / f"{kind}.jsonl", made if kind is ScriptKind.RED_TEAM else [])
+
+    async def work(seats: Seating) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        run.finish("bootstrap", {"kept": asked})
+        return {"kept": asked}
+
+    def staged(**settings: Any) -> dict[str, Any]:
+        return asyncio.run(Pipeline(recipe_from(settings), run, Silent())._staged("bootstrap", work))
+
+    first = staged()
+    assert staged() == first and asked == 1
+    for number, change in enumerate(({"seats": {"red": "openai:m@http://h/v1"}}, {"bootstrap": {"tau_safe": 9}}), 2):
+        assert staged(**change)["kept"] == staged(**change)["kept"] == asked == number
+    write_records(tmp_path / "construct" / "benign.jsonl", [script("c", "d", id="s2")])
+    assert staged(bootstrap={"tau_safe": 9})["kept"] == 4
+    run.reopen("bootstrap")
+    assert staged(bootstrap={"tau_safe": 9})["kept"] == 5
+
+
+def test_seeds_of_ones_own_are_always_looked_into(tmp_path: Path) -> None:
+    seeds = tmp_path / "seeds.jsonl"
+    assert stage_print(recipe_from({"construction": {"seeds": str(seeds)}}), RunFolder(tmp_path), "construct") is None
+    assert stage_print(recipe_from({}), RunFolder(tmp_path), "construct") is not None
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import yaml
 from command import Server, call, entry, serving, write_suite
 from faulty import Faulty, failing
 from safer_steer import pipeline
+from safer_steer.asked import whole_print
 from safer_steer.config import recipe_from
 from safer_steer.pipeline import Pipeline, evaluation_inputs
 from safer_steer.progress import Silent
@@ -115,11 +116,10 @@ def test_a_whole_run_hangs_on_what_stands_in_the_files_it_names(tmp_path: Path) 
     own = tmp_path / "own.yaml"
     own.write_text(text)
     recipe = recipe_from({"construction": {"strategies": [str(own)]}})
-    run = Pipeline(recipe, RunFolder(tmp_path / "run"), Silent())
-    before = run._whole()
+    before = whole_print(recipe)
     values = yaml.safe_load(text)
     own.write_text(yaml.safe_dump({**values, "id": values["id"] + "_changed"}))
-    assert run._whole() != before
+    assert whole_print(recipe) != before
 
 
 def test_a_run_whose_model_was_deleted_is_not_done(tmp_path: Path) -> None:

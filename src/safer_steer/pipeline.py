@@ -9,13 +9,12 @@ from typing import Any
 
 import yaml
 
-from safer_steer import __version__
-from safer_steer.actors.generating import load_strategies
-from safer_steer.actors.spec import SpecKind, model_print, parse_spec
+from safer_steer.actors.spec import SpecKind, parse_spec
 from safer_steer.actors.specs import Seating
+from safer_steer.asked import stage_print, whole_print
 from safer_steer.bench.evaluate import Summary
 from safer_steer.bench.remark import remark
-from safer_steer.bench.suites import check_suite, read_suite, suite_print
+from safer_steer.bench.suites import check_suite, read_suite
 from safer_steer.bootstrap import bootstrap, scripts_for
 from safer_steer.config import Recipe, Start
 from safer_steer.construct.stage import construct
@@ -25,13 +24,12 @@ from safer_steer.evaluating import (
     check_seats,
     evaluate,
     evaluation_inputs,
-    prompts_print,
     too_much_unscored,
 )
 from safer_steer.measured import measure, release_memory
 from safer_steer.progress import Reporter
 from safer_steer.seeds import Loaded, load_seeds
-from safer_steer.store import RunFolder, fingerprint, read_records, write_atomic
+from safer_steer.store import RunFolder, read_records, write_atomic
 
 __all__ = [
     "MODELS",
@@ -67,7 +65,7 @@ class Pipeline:
 
     async def everything(self) -> None:
         """All stages in order; finished ones are passed over. What can be wrong with the last is checked first."""
-        inputs = self._whole()
+        inputs = whole_print(self.recipe)
         if self._all_done(inputs):
             self.report.note(f"everything is already done; report: {self.run.root / 'report.html'}")
             return
@@ -84,20 +82,6 @@ class Pipeline:
             raise
         self.write_report()
         self.run.finish("", {"inputs": inputs})
-
-    def _whole(self) -> str:
-        """What a whole run of built-in seeds hangs on, in one fingerprint."""
-        recipe = self.recipe
-        strategies = load_strategies(recipe.construction.strategies, recipe.construction.strategy_folder)
-        return fingerprint(
-            "whole",
-            __version__,
-            recipe.model_dump(mode="json"),
-            suite_print(recipe.eval.suite),
-            model_print(recipe.seats.student),
-            [strategy.to_json() for strategy in strategies],
-            prompts_print(recipe),
-        )
 
     def _all_done(self, inputs: str) -> bool:
         """Whether this very run was finished before, and nothing of it was deleted since.
@@ -274,9 +258,20 @@ class Pipeline:
             raise StageError(f"the stage '{stage}' is not finished", where=self.run.root / stage, hint=hint)
 
     async def _staged(self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-        """Run a stage measured and with its own seats; add time and memory to what it recorded."""
+        """Run a stage measured and with its own seats; add time and memory to what it recorded.
+
+        One that was finished for the very same recipe and files is passed over before anybody is seated.
+        """
         with self.run.locked():
-            return await self._measured(name, work)
+            asked = stage_print(self.recipe, self.run, name)
+            done = self.run.finished(name)
+            if done is not None and asked is not None and self.run.finished(f"{name}/asked") == {"print": asked}:
+                self.report.note(f"{name}: already done")
+                return done
+            result = await self._measured(name, work)
+            if asked is not None:
+                self.run.finish(f"{name}/asked", {"print": asked})
+            return result
 
     async def _measured(self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         before = self.run.finished(name)
