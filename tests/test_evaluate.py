@@ -12,11 +12,11 @@ from people import ToldAssistant, ToldJudge, answer, rollout, scored, script
 from safer_steer.bench.books import Books, Fault, outcomes, without_words
 from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, summarise, unscored_share
 from safer_steer.config import EvalConfig
-from safer_steer.dialogue import Answer, AnswerState, History, Rollout, Script, ScriptKind, StopReason
+from safer_steer.dialogue import Answer, AnswerState, History, Rollout, Script, ScriptKind, StopReason, UserTurn
 from safer_steer.errors import ActorError, ContextOverflow, StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.seats import ScriptUser
-from safer_steer.store import Journal
+from safer_steer.store import Journal, write_records
 from safer_steer.verdict import Unscored, UnscoredReason, Verdict
 
 Say = Callable[[History], Answer | str]
@@ -161,6 +161,21 @@ def test_the_figures_need_no_words(tmp_path: Path) -> None:
     assert len(verdicts) < 60
     assert summarise(bare, of, EvalConfig(), 1.0) == summarise(judged, of, EvalConfig(), 1.0)
     assert not any(turn.answer.text or turn.user for rollout in bare for turn in rollout.turns)
+
+
+@pytest.mark.parametrize("name", ["plain", 'quo"te', "back\\slash", "é#1", '","sample":7,"turns":['])
+def test_a_dialogue_s_place_is_found_whatever_its_name_and_its_words(tmp_path: Path, name: str) -> None:
+    tricky = UserTurn(text='","sample":7,"turns":[ and {"script":{"id":"other",')
+    of = script("u").model_copy(update={"id": name, "turns": (tricky,)})
+    told = [rollout(of, [scored()]).model_copy(update={"sample": sample}) for sample in (0, 12)]
+    write_records(tmp_path / "rollouts.jsonl", told)
+    shuffled = b'{"sample": 3, ' + told[0].model_copy(update={"sample": 3}).to_json().encode()[1:].replace(
+        b',"sample":3,', b","
+    )  # written by another hand: the keys in another order
+    with (tmp_path / "rollouts.jsonl").open("ab") as file:
+        file.write(shuffled + b"\n")
+    write_records(tmp_path / "faults.jsonl", [])
+    assert sorted((r.script.id, r.sample) for r in outcomes(tmp_path)) == [(name, 0), (name, 3), (name, 12)]
 
 
 def test_a_line_that_is_no_dialogue_is_named(tmp_path: Path) -> None:

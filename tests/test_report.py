@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import html
 import io
@@ -27,7 +28,7 @@ from reporting import (
 from safer_steer.bench.books import outcomes
 from safer_steer.config import Recipe
 from safer_steer.errors import StageError, StorageError
-from safer_steer.report import write_eval_report, write_run_report
+from safer_steer.report import thumbnails, write_comparison, write_eval_report, write_run_report
 from safer_steer.report.results import Estimate, difference, read_result
 from safer_steer.report.transcripts import LONGEST_TEXT, visible
 from safer_steer.store import RunFolder
@@ -100,6 +101,34 @@ def test_a_single_small_evaluation_has_a_report(tmp_path):
     assert "local:model stays safe in" in text and len(transcripts(text)) == 3
 
 
+def test_the_bill_of_the_summary_is_shown_and_written_as_a_table(tmp_path):
+    evaluate(tmp_path, [played(one, "base", "static") for one in suite(RunFolder(tmp_path), 2)], "base", "static")
+    found = json.loads((tmp_path / "summary.json").read_text())
+    line = {"role": "judge", "model": "openai:j@http://h/v1", "calls": 41, "cached": 3, "prompt_tokens": 12_345,
+            "completion_tokens": 678, "uncounted": 2, "cost": 0.4321, "currency": "EUR",
+            "without": ["response_format", "temperature"]}  # fmt: skip
+    found["bill"] = [line, {**line, "role": "student", "cost": None, "currency": None, "without": []}]
+    (tmp_path / "summary.json").write_text(json.dumps(found))
+    text = write_eval_report(tmp_path, RunFolder(tmp_path).images).read_text()
+    bill = text[text.index("<h3>The bill</h3>") :].partition("</table>")[0]
+    told = (
+        "judge, ",
+        "openai:j@http://h/v1",
+        "<td>41</td>",
+        "<td>3</td>",
+        "12.3k",
+        "678",
+        "2 calls did not",
+        "0.43 EUR",
+    )
+    assert all(part in bill for part in told), bill
+    assert bill.count("asked without response_format, temperature") == 1
+    judge, student = list(csv.DictReader((tmp_path / "tables" / "bill.csv").open()))
+    assert (judge["role"], judge["calls"], judge["cost"], judge["currency"]) == ("judge", "41", "0.4321", "EUR")
+    assert judge["asked without"] == "response_format, temperature"
+    assert (student["cost"], student["asked without"]) == ("", "")
+
+
 def test_an_evaluation_without_any_dialogue_has_a_report(tmp_path):
     evaluate(tmp_path / "none", [], "base", "static")
     text = write_eval_report(tmp_path / "none", RunFolder(tmp_path).images).read_text()
@@ -121,6 +150,49 @@ def test_a_lost_image_is_said_to_be_missing(tmp_path):
     for file in store.images.root.iterdir():
         file.unlink()
     assert carried(write_eval_report(tmp_path / "one", store.images).read_text())["i0"] == "0 0 lost \n0 0 lost "
+
+
+def small_copies(root):
+    return [path for path in root.iterdir() if path.name.startswith(".small-")]
+
+
+def test_small_copies_are_made_once_and_nothing_but_small_copies_is_read_as_one(tmp_path, monkeypatch):
+    store = RunFolder(tmp_path)
+    made = suite(store, 3)
+    evaluate(tmp_path / "one", [played(one, "base", "static") for one in made], "base", "static")
+    page = write_eval_report(tmp_path / "one", store.images).read_bytes()
+    [kept] = small_copies(store.images.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(thumbnails, "thumbnail", lambda *_: pytest.fail("an image was decoded again"))
+        assert write_eval_report(tmp_path / "one", store.images).read_bytes() == page
+    whole = kept.read_bytes()
+    first, *others = whole.splitlines(keepends=True)
+    for damaged in (first[:65] + b"1 1 png </script><script>x()\n", first[:-1], b"\n", first[64:]):
+        kept.write_bytes(damaged if damaged == first[:-1] else damaged + b"".join(others))
+        assert write_eval_report(tmp_path / "one", store.images).read_bytes() == page
+        assert kept.read_bytes() == whole  # mended by the way
+    kept.unlink()
+    monkeypatch.setattr(thumbnails, "write_stream", raise_storage_error)
+    assert write_eval_report(tmp_path / "one", store.images).read_bytes() == page  # without a place to keep them
+    assert small_copies(store.images.root) == []
+
+
+def raise_storage_error(*_):
+    raise StorageError("Read-only file system")
+
+
+def test_a_comparison_reads_the_small_copies_of_its_evaluations_and_leaves_them_alone(tmp_path, monkeypatch):
+    folders = []
+    for model in ("base", "sft"):
+        store = RunFolder(tmp_path / model)
+        evaluate(store.root, [played(one, model, "static") for one in suite(store, 3)], model, "static")
+        write_eval_report(store.root, store.images)
+        folders.append(store.root)
+    before = {path: path.stat().st_mtime_ns for f in folders for path in small_copies(f / "images")}
+    assert len(before) == 2
+    monkeypatch.setattr(thumbnails, "thumbnail", lambda *_: pytest.fail("an image was decoded again"))
+    write_comparison(folders, tmp_path / "both")
+    assert {path: path.stat().st_mtime_ns for f in folders for path in small_copies(f / "images")} == before
 
 
 def test_each_picture_is_embedded_once(page):

@@ -226,6 +226,11 @@ class ImageStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders its images may lie in."""
+        return (self.root,)
+
     def put(self, data: bytes, *, name: str | None = None, where: str | None = None) -> ImageRef:
         """Check that `data` decodes as an image and keep it. Raises `ImageError` (empty, corrupt, too many pixels)."""
         ref = inspect_image(data, name=name, where=where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,8 +122,16 @@ def _places(path: Path, *, fault: bool) -> dict[str, _Place]:
     return found
 
 
+_OURS = re.compile(rb'\{"script":\{"id":"([^"\\]+)",')
+_SAMPLE = re.compile(rb',"sample":(\d+),"turns":\[')
+"""A quotation mark inside a JSON text is escaped, so neither pattern is found inside of one."""
+
+
 def _key(line: bytes, path: Path, number: int, *, fault: bool) -> tuple[str, int | None]:
+    """A line's dialogue, and in `faults.jsonl` the attempt; the lines we write need no parser for that."""
     try:
+        if not fault and (head := _OURS.match(line)) and (sample := _SAMPLE.search(line, head.end())):
+            return f"{head[1].decode()}#{int(sample[1])}", None
         whole = orjson.loads(line)
         said = whole["rollout"] if fault else whole
         return f"{said['script']['id']}#{said.get('sample', 0)}", int(whole["attempt"]) if fault else None

@@ -7,16 +7,13 @@ no character that could end the element. The page's script unpacks a chunk when 
 from __future__ import annotations
 
 import base64
-import io
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import orjson
-from PIL import Image
 
-from safer_steer.dialogue import ImageRef
-from safer_steer.errors import ImageError
+from safer_steer.report.thumbnails import thumbnails
 from safer_steer.report.transcripts import Entry
 from safer_steer.store import ImageStore
 
@@ -42,7 +39,7 @@ def blocks(found: Sequence[Entry], columns: Sequence[str], store: ImageStore) ->
         return pack(b"\n".join(entry.line(numbers) for entry in found[start : start + DIALOGUES_PER_CHUNK]))
 
     with ThreadPoolExecutor(THREADS) as pool:
-        pictures = list(pool.map(lambda ref: thumbnail(ref, store, size, kind), ordered))
+        pictures = thumbnails(ordered, store, size, kind, pool)
         packed = [pack(index(found, columns)), *pool.map(chunk, range(0, len(found), DIALOGUES_PER_CHUNK))]
     names = ["index", *(f"c{number}" for number in range(len(packed) - 1))]
     images = [
@@ -102,18 +99,3 @@ def index(found: Sequence[Entry], columns: Sequence[str]) -> bytes:
 
 def _distinct(values: Iterable[str | None]) -> list[str]:
     return sorted({value for value in values if value is not None})
-
-
-def thumbnail(ref: ImageRef, store: ImageStore, size: int, kind: str) -> bytes:
-    """`width height format base64` of a small copy; an image the store lost becomes `0 0 lost `."""
-    try:
-        data = store.read(ref)
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (size, size))  # a JPEG decodes to a fraction of its size at once
-            small = image.convert("RGB")
-            small.thumbnail((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    except (ImageError, OSError, ValueError, SyntaxError):
-        return b"0 0 lost "
-    buffer = io.BytesIO()
-    small.save(buffer, format=kind.upper(), quality=78, **({"method": 1} if kind == "webp" else {}))
-    return f"{small.width} {small.height} {kind} ".encode() + base64.b64encode(buffer.getvalue())

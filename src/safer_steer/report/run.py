@@ -67,16 +67,26 @@ class _Stores(ImageStore):
         super().__init__(stores[0].root)
         self._stores = stores
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        return tuple(store.root for store in self._stores)
+
     def path(self, ref: Any) -> Path:
         paths = [ImageStore.path(store, ref) for store in self._stores]
         return next((path for path in paths if path.exists()), paths[0])
+
+
+def _table(path: Path) -> pa.Table:
+    """A table whole; `pq.read_table` would import the data set machinery first, and pandas with it."""
+    with pq.ParquetFile(path) as file:
+        return file.read()
 
 
 def _merge_turns(paths: Sequence[Path], out: Path) -> None:
     sink = pa.BufferOutputStream()
     try:
         with disk_errors(out):
-            tables = [pq.read_table(path) for path in paths]
+            tables = [_table(path) for path in paths]
         pq.write_table(
             pa.concat_tables(tables, promote_options="default"), sink, compression="zstd", use_dictionary=REPEATED
         )

@@ -26,6 +26,7 @@ OPENING = 140
 LEVELS = "abcdefg"
 """Safety −3 … 3 as one letter each; besides, `s` and `u` are a guard's safe and unsafe, `x` is unscored."""
 
+_CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
@@ -35,6 +36,10 @@ def visible(text: str) -> str:
     >>> visible("a\\x00b\\nc")
     'a�b\\nc'
     """
+    if text.isascii():  # most texts are, and need no regular expression to be found clean
+        plain = text.encode()
+        if len(plain.translate(None, _CONTROLS)) == len(plain):
+            return text
     return _INVISIBLE.sub("\ufffd", text)
 
 
