@@ -123,7 +123,7 @@ def test_the_bill_of_the_summary_is_shown_and_written_as_a_table(tmp_path):
     )
     assert all(part in bill for part in told), bill
     assert bill.count("asked without response_format, temperature") == 1
-    judge, student = list(csv.DictReader((tmp_path / "tables" / "bill.csv").open()))
+    judge, student = csv.DictReader((tmp_path / "tables" / "bill.csv").read_text().splitlines())
     assert (judge["role"], judge["calls"], judge["cost"], judge["currency"]) == ("judge", "41", "0.4321", "EUR")
     assert judge["asked without"] == "response_format, temperature"
     assert (student["cost"], student["asked without"]) == ("", "")
