@@ -62,5 +62,7 @@ class ClusterConfig(BaseModel):
     """verl's metric backends, such as `tensorboard` or `wandb`."""
     project: str = "safer_steer"
     extra: dict[str, Any] = {}
-    """Further keys of verl's, dotted, `+` before those its configuration lacks. What the recipe stands for already is
-    refused here."""
+    """Further keys of verl's for `grpo`, dotted, `+` before those its configuration lacks. What the recipe stands for
+    already is refused here."""
+    sft_extra: dict[str, Any] = {}
+    """The same for verl's SFT trainer."""

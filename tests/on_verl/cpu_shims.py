@@ -49,8 +49,8 @@ class CpuPlatform(PlatformBase):
     def is_available(self) -> bool:
         return True
 
-    def current_device(self) -> int:
-        return 0
+    def current_device(self) -> str:
+        return "cpu"  # what tensors are moved to: a number would name an accelerator
 
     def device_count(self) -> int:
         return 1

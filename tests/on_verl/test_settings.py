@@ -49,7 +49,7 @@ CHANGED = {
     "normalise": ("paper", "actor_rollout_ref.actor.loss_agg_mode", "seq-mean-token-sum"),
     "old_policy": ("rollout", "algorithm.rollout_correction.bypass_mode", True),
     "gradient_checkpointing": (True, "actor_rollout_ref.model.enable_gradient_checkpointing", True),
-    "dtype": ("bfloat16", "actor_rollout_ref.actor.fsdp_config.dtype", "bfloat16"),
+    "dtype": ("bfloat16", "actor_rollout_ref.rollout.dtype", "bfloat16"),
     "checkpoint_every": (9, "trainer.save_freq", 9),
 }
 
@@ -94,9 +94,31 @@ def test_extra_keys_do_not_undo_the_recipe(key: str) -> None:
         verl_config(recipe(f"cluster.extra={{'{key}': 1}}"), **PLACES)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_both_policies_and_the_servers_compute_in_the_recipe_s_dtype(dtype: str) -> None:
+    keys = verl_config(recipe(f"grpo.dtype={dtype}", "cluster.attention=sdpa"), **PLACES)
+    policy, reference = (keys[f"+actor_rollout_ref.{part}.fsdp_config.mixed_precision"] for part in ("actor", "ref"))
+    assert policy == reference and policy["param_dtype"] == keys["actor_rollout_ref.rollout.dtype"] == dtype
+    settings = recipe_from({"sft": {"lora": None, "dtype": dtype}, "cluster": {"attention": "sdpa"}})
+    keys = sft_config(settings, model=Path("/m"), data=Path("/d"), run=Path("/r"), dialogues=100)
+    assert keys["+engine.mixed_precision"]["param_dtype"] == dtype
+
+
 def test_extra_keys_are_passed_on() -> None:
     keys = verl_config(recipe("cluster.extra={'actor_rollout_ref.rollout.max_num_seqs': 64}"), **PLACES)
     assert keys["actor_rollout_ref.rollout.max_num_seqs"] == 64
+    settings = recipe_from(
+        {"sft": {"lora": None, "dtype": "bfloat16"}, "cluster": {"sft_extra": {"data.num_workers": 1}}}
+    )
+    keys = sft_config(settings, model=Path("/m"), data=Path("/d"), run=Path("/r"), dialogues=100)
+    assert keys["data.num_workers"] == 1
+
+
+def test_extra_keys_do_not_undo_sft_s_recipe() -> None:
+    settings = recipe_from({"sft": {"lora": None, "dtype": "bfloat16"}, "cluster": {"sft_extra": {"optim.lr": 1}}})
+    with pytest.raises(ConfigError, match="follows from the recipe") as error:
+        sft_config(settings, model=Path("/m"), data=Path("/d"), run=Path("/r"), dialogues=100)
+    assert error.value.where == "cluster.sft_extra"
 
 
 def test_an_unknown_key_of_the_section_is_an_error() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from safer_steer.actors.specs import parse_spec
 from safer_steer.config import Recipe
 from safer_steer.dialogue import Rollout, Script
 from safer_steer.errors import ConfigError, StageError
@@ -22,6 +23,7 @@ from safer_steer.train.verl.compose import composed, validated, write_config, ya
 from safer_steer.train.verl.data import write_rl_data, write_sft_data
 from safer_steer.train.verl.ledger import forget_after, summary
 from safer_steer.train.verl.settings import check_recipe, sft_config, verl_config
+from safer_steer.weights import weights_print
 
 LOOP = "safer_steer.train.verl.loop.SteerAgentLoop"
 PAPER_SFT = 12_934
@@ -40,8 +42,7 @@ def run_grpo(
     Returns the ledger's counts. Raises `ConfigError` before anything is started, `StageError` when verl fails.
     """
     check_recipe(recipe)
-    inputs = fingerprint("grpo-verl", VERL_VERSION, _bound(recipe), sorted(s.to_json() for s in scripts), str(model))
-    run.claim("grpo", inputs)
+    run.claim("grpo", _grpo_inputs(recipe, model, scripts))
     done = run.finished("grpo")
     if done is not None:
         return done
@@ -85,7 +86,7 @@ def run_sft(recipe: Recipe, run: RunFolder, model: Path, report: Reporter) -> di
         hint = "start sft/verl.yaml with `torchrun --nnodes` on every node, or use the LLaMA-Factory export"
         raise ConfigError("SFT is started on one node only", where="cluster.nodes", hint=hint)
     rollouts = list(read_records(run.root / "bootstrap" / "kept.jsonl", Rollout))
-    run.claim("sft", fingerprint("sft-verl", VERL_VERSION, _bound(recipe), [r.to_json() for r in rollouts], str(model)))
+    run.claim("sft", _sft_inputs(recipe, model, rollouts))
     done = run.finished("sft")
     if done is not None:
         return done
@@ -146,9 +147,19 @@ def saved_step(checkpoints: Path) -> int:
     return int(path.read_text()) if path.exists() else 0
 
 
-def _bound(recipe: Recipe) -> object:
-    """What the result depends on: not where it runs."""
-    return recipe.model_dump(mode="json", include={"seed", "answer_format", "system_prompt", "sft", "grpo"})
+def _grpo_inputs(recipe: Recipe, model: Path, scripts: Sequence[Script]) -> str:
+    """What Stage III's result depends on: not where it runs, nor how often it is written down."""
+    grpo = recipe.grpo.model_dump(mode="json", exclude={"checkpoint_every", "transcripts_per_step"})
+    seats = [parse_spec(spec) for spec in recipe.cluster.tutors or (recipe.seats.tutor,)]
+    tutors = sorted({f"{seat.kind}:{seat.model}" for seat in seats})
+    settings = (recipe.seed, recipe.answer_format, recipe.system_prompt, grpo, tutors)
+    return fingerprint("grpo-verl", VERL_VERSION, settings, sorted(s.to_json() for s in scripts), weights_print(model))
+
+
+def _sft_inputs(recipe: Recipe, model: Path, rollouts: Sequence[Rollout]) -> str:
+    """What the training of Stage II depends on, likewise."""
+    settings = (recipe.seed, recipe.system_prompt, recipe.sft.model_dump(mode="json", exclude={"checkpoint_every"}))
+    return fingerprint("sft-verl", VERL_VERSION, settings, [r.to_json() for r in rollouts], weights_print(model))
 
 
 def _start(command: Sequence[str], folder: Path, name: str, environ: dict[str, str]) -> None:

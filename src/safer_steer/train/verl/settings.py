@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safer_steer.actors.specs import SpecKind, parse_spec
-from safer_steer.cluster import ClusterConfig, Mode
+from safer_steer.cluster import Mode
 from safer_steer.config import Dtype, GrpoConfig, OldPolicy, Recipe, SftConfig, SftEngine
 from safer_steer.errors import ConfigError
 from safer_steer.reward import Normalise
@@ -100,18 +101,24 @@ def verl_config(recipe: Recipe, *, model: Path, data: Path, run: Path, loop: Pat
     }
     if cluster.ray_address is not None:
         keys["+ray_kwargs.ray_init.address"] = cluster.ray_address
-    return _with_extra(keys | _learning(recipe.grpo, recipe) | _writing(recipe, loop) | _trainer(recipe), cluster)
+    keys |= _learning(recipe.grpo, recipe) | _writing(recipe, loop) | _trainer(recipe)
+    return _with_extra(keys, cluster.extra, "cluster.extra")
 
 
-def _with_extra(keys: dict[str, Any], cluster: ClusterConfig) -> dict[str, Any]:
-    """The keys and `cluster.extra`; raises `ConfigError` for one that would undo what the recipe says."""
+def _with_extra(keys: dict[str, Any], extra: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The keys and the user's own; raises `ConfigError` for one that would undo what the recipe says."""
     ours = {key.lstrip("+") for key in keys}
-    for key in cluster.extra:
+    for key in extra:
         name = key.lstrip("+")
         if any(name == mine or mine.startswith(f"{name}.") or name.startswith(f"{mine}.") for mine in ours):
             hint = "set the recipe's own key"
-            raise ConfigError(f"'{name}' follows from the recipe", where="cluster.extra", hint=hint)
-    return keys | cluster.extra
+            raise ConfigError(f"'{name}' follows from the recipe", where=where, hint=hint)
+    return keys | dict(extra)
+
+
+def _precision(dtype: Dtype) -> dict[str, str]:
+    """What FSDP computes in; gradients are reduced in fp32. verl 0.9.1 would compute in bf16 without being told."""
+    return {"param_dtype": str(dtype), "reduce_dtype": "float32", "buffer_dtype": "float32"}
 
 
 def _learning(grpo: GrpoConfig, recipe: Recipe) -> dict[str, Any]:
@@ -131,8 +138,8 @@ def _learning(grpo: GrpoConfig, recipe: Recipe) -> dict[str, Any]:
         "algorithm.rollout_correction.bypass_mode": grpo.old_policy is OldPolicy.ROLLOUT,
         "actor_rollout_ref.model.enable_gradient_checkpointing": grpo.gradient_checkpointing,
         "actor_rollout_ref.rollout.dtype": str(grpo.dtype),
-        f"{actor}.fsdp_config.dtype": str(grpo.dtype),
-        f"{ref}.fsdp_config.dtype": str(grpo.dtype),
+        f"+{actor}.fsdp_config.mixed_precision": _precision(grpo.dtype),
+        f"+{ref}.fsdp_config.mixed_precision": _precision(grpo.dtype),
         f"{actor}.strategy": "fsdp2",
         f"{actor}.optim.lr": grpo.learning_rate,
         f"{actor}.optim.weight_decay": grpo.weight_decay,
@@ -234,14 +241,14 @@ def sft_config(recipe: Recipe, *, model: Path, data: Path, run: Path, dialogues:
         raise ConfigError(f"{dialogues} dialogues do not fill a batch", where="sft.batch_size", hint="lower it")
     steps = math.ceil(sft.epochs * dialogues / sft.batch_size)
     steps = steps if sft.max_steps is None else min(steps, sft.max_steps)
-    return {
+    keys: dict[str, Any] = {
         "model.path": str(model),
         "model.external_lib": "safer_steer.train.verl.engine",
         "model.use_remove_padding": cluster.remove_padding,
         "+model.override_config": {"attn_implementation": cluster.attention},
         "model.enable_gradient_checkpointing": sft.gradient_checkpointing,
         "engine.strategy": "fsdp2",
-        "engine.dtype": str(sft.dtype),
+        "+engine.mixed_precision": _precision(sft.dtype),
         "engine.param_offload": cluster.offload,
         "engine.optimizer_offload": cluster.offload,
         "engine.ulysses_sequence_parallel_size": cluster.sequence_parallel,
@@ -271,3 +278,4 @@ def sft_config(recipe: Recipe, *, model: Path, data: Path, run: Path, dialogues:
         "checkpoint.save_contents": ["model", "optimizer", "extra", "hf_model"],
         "checkpoint.load_contents": ["model", "optimizer", "extra"],
     }
+    return _with_extra(keys, cluster.sft_extra, "cluster.sft_extra")

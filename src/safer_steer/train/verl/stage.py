@@ -17,14 +17,16 @@ from safer_steer.train.verl.launch import dry_run, dry_run_sft, run_grpo, run_sf
 def run_stage(name: str, recipe: Recipe, run: RunFolder, report: Reporter) -> dict[str, Any]:
     """Run `sft` or `grpo` on the cluster, after the stage before it; returns its counts.
 
-    GRPO starts from `sft/model`, whichever engine made it. Raises `ConfigError`, `StageError`, `StorageError`.
+    GRPO starts from `sft/model`, whichever engine made it. No other process may be at work in the folder.
+    Raises `ConfigError`, `StageError`, `StorageError`.
     """
-    if name == "sft":
-        _after(run, "bootstrap")
-        return run_sft(recipe, run, base_model(recipe), report)
-    _after(run, "sft" if recipe.grpo.start is Start.SFT else "bootstrap")
-    scripts = tuple(read_records(run.root / "bootstrap" / "rl.jsonl", Script))
-    return run_grpo(recipe, run, start_model(recipe, run), scripts, report)
+    with run.locked():
+        if name == "sft":
+            _after(run, "bootstrap")
+            return run_sft(recipe, run, base_model(recipe), report)
+        _after(run, "sft" if recipe.grpo.start is Start.SFT else "bootstrap")
+        scripts = tuple(read_records(run.root / "bootstrap" / "rl.jsonl", Script))
+        return run_grpo(recipe, run, start_model(recipe, run), scripts, report)
 
 
 def dry_run_text(name: str, recipe: Recipe, run: RunFolder) -> str:
