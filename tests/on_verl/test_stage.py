@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from contextlib import nullcontext
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from people import script
 from safer_steer.config import Recipe, recipe_from
-from safer_steer.errors import StorageError
+from safer_steer.errors import ConfigError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.store import RunFolder
-from safer_steer.train.verl import launch
+from safer_steer.train.verl import VERL_VERSION, launch, plugin
 from safer_steer.train.verl.stage import run_stage
 
 
@@ -67,6 +71,18 @@ def test_other_weights_are_another_stage(started: tuple[RunFolder, Path]) -> Non
     (model / "model.safetensors").write_text("second")
     with pytest.raises(StorageError, match="begun with another recipe"):
         launch.run_grpo(recipe(), run, model, [script("ask")], Silent())
+
+
+@pytest.mark.parametrize("stands", [True, False])
+def test_a_trl_that_verl_cannot_stand_is_told_before_the_start(stands: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    trl = ModuleType("trl")
+    trl.__spec__ = ModuleSpec("trl", None)
+    if stands:
+        trl.AutoModelForCausalLMWithValueHead = object
+    monkeypatch.setitem(sys.modules, "trl", trl)
+    monkeypatch.setattr(plugin, "version", lambda _: VERL_VERSION)
+    with nullcontext() if stands else pytest.raises(ConfigError, match="does not work beside the trl"):
+        plugin.check_installed()
 
 
 def test_another_tutor_is_another_stage(started: tuple[RunFolder, Path]) -> None:

@@ -54,6 +54,7 @@ CPU = {
     "RAY_health_check_failure_threshold": "20",
     "RAY_prestart_worker_first_driver": "0",  # idle workers would import Python for nothing
     "RAY_enable_worker_prestart": "0",
+    "RAY_worker_niceness": "0",  # by default 15 below the driver: nothing is left for them on a busy machine
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
 }

@@ -7,7 +7,10 @@ start, by the launcher and by every agent loop.
 
 from __future__ import annotations
 
+import contextlib
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
 
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.reward import Credit
@@ -15,6 +18,7 @@ from safer_steer.train.verl import VERL_VERSION
 from safer_steer.train.verl.advantage import estimator, estimator_name
 
 GROUP = "verl.plugins"
+VALUE_HEAD = "AutoModelForCausalLMWithValueHead"
 _HINT = "pip install 'safer-steer[verl]' --constraint constraints-verl.txt"
 
 
@@ -35,6 +39,19 @@ def check_installed() -> None:
         raise ConfigError("verl is not installed", where="--engine verl", hint=_HINT) from error
     if found != VERL_VERSION:
         raise ConfigError(f"verl {found} is installed, not {VERL_VERSION}", where="--engine verl", hint=_HINT)
+    _check_trl()
+
+
+def _check_trl() -> None:
+    """Raise `ConfigError` where verl would stop, minutes later, at a class that newer trl no longer has."""
+    if find_spec("trl") is None:
+        return
+    for module in ("trl.experimental.ppo", "trl"):
+        with contextlib.suppress(ImportError):
+            if hasattr(import_module(module), VALUE_HEAD):
+                return
+    what = f"verl {VERL_VERSION} does not work beside the trl that is installed: it wants {VALUE_HEAD} of it"
+    raise ConfigError(what, where="--engine verl", hint="pip uninstall trl: nothing here needs it on a cluster")
 
 
 def check_registered() -> None:
