@@ -56,6 +56,10 @@ CPU = {
     "RAY_enable_worker_prestart": "0",
     "RAY_worker_niceness": "0",  # by default 15 below the driver: nothing is left for them on a busy machine
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_enable_metrics_collection": "0",  # nor for counting while nothing happens
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
     "RAY_DEDUP_LOGS": "0",
 }
 RECIPE: dict[str, Any] = {
@@ -69,7 +73,7 @@ RECIPE: dict[str, Any] = {
     },
     "cluster": {
         "gpus_per_node": 1, "cpus": 16, "rollout": "cpu", "remove_padding": False, "attention": "eager",
-        "agent_workers": 1, "refills": 2,
+        "agent_workers": 1, "refills": 2, "trackers": ["console", "file"],
         "extra": {
             "trainer.device": "cpu",
             "trainer.ray_wait_register_center_timeout": 1200,
@@ -91,10 +95,10 @@ class Tutor(Server):
     script it writes prose."""
 
     def reply(self, body: dict[str, Any]) -> str:
+        if UNTEACHABLE in json.dumps(body):  # also when it is asked to mend its reply
+            return "I would rather not put a number on it."
         said = body["messages"][-1]["content"]
         text = said if isinstance(said, str) else said[-1]["text"]
-        if UNTEACHABLE in text:
-            return "I would rather not put a number on it."
         answer = text.split("The answer to grade:")[1].split("The user's next message as planned:")[0]
         mark = zlib.crc32(answer.encode())
         grade: dict[str, Any] = {
@@ -122,16 +126,12 @@ def scripts(run: RunFolder) -> list[Script]:
     return [named(one.id, UNTEACHABLE) if one.id == first.id else one for one in pool]
 
 
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """`safer-steer …` as a process of its own, with the shims."""
-    return subprocess.run(
+def command(metrics: Path, *arguments: str | Path) -> dict[str, Any]:
+    """What `safer-steer …` prints, as a process of its own with the shims; verl's metrics go to the folder."""
+    done = subprocess.run(
         [sys.executable, "-m", "safer_steer", *map(str, arguments)],
-        env=environment(**CPU), text=True, capture_output=True,
+        env=environment(**CPU, VERL_FILE_LOGGER_ROOT=str(metrics)), text=True, capture_output=True,
     )  # fmt: skip
-
-
-def succeeds(*arguments: str | Path) -> dict[str, Any]:
-    done = command(*arguments)
     assert done.returncode == 0, done.stderr[-6000:]
     return dict(json.loads(done.stdout))
 
@@ -149,8 +149,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
         seats = {"student": f"local:{base}", "tutor": f"openai:judge-of-it-all@{tutor.url}"}
         (root / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "seats": seats}))
         stage = ["--engine", "verl", "--recipe", root / "recipe.yaml", "--out", run.root]
-        sft = succeeds("sft", *stage, "--set", "cluster.gpus_per_node=2")
-        grpo = succeeds("grpo", *stage)
+        sft = command(root, "sft", *stage, "--set", "cluster.gpus_per_node=2")
+        grpo = command(root, "grpo", *stage)
         yield SimpleNamespace(run=run, base=base, tutor=tutor, stage=stage, sft=sft, grpo=grpo, root=root)
 
 
@@ -212,7 +212,9 @@ def test_a_group_that_the_tutor_would_not_grade_was_replaced_and_counted(whole: 
     assert all(line.unscored and line.detail and line.rewards == () for line in dropped)
     assert whole.grpo["dropped"] == {"unscored": len(dropped)} and whole.grpo["groups"] == SEEDS * STEPS
     assert whole.grpo["unscored_turns"] == sum(line.unscored for line in dropped)
-    assert f"safer_steer/refilled_groups:{len(dropped)}" in (whole.run.root / "grpo" / "verl.log").read_text()
+    metrics = [json.loads(line) for line in (whole.root / "safer_steer" / "tiny.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in metrics] == list(range(1, STEPS + 1))
+    assert sum(entry["data"]["safer_steer/refilled_groups"] for entry in metrics) == len(dropped)
 
 
 def test_every_turn_was_answered_scored_and_written_down(whole: SimpleNamespace) -> None:
