@@ -1,4 +1,4 @@
-"""`--dry-run --engine verl` on the paper's recipes: verl's own configuration, resolved and validated by verl itself."""
+"""What `--dry-run --engine verl` prints of the recipes in the paper's setting: resolved and validated by verl."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ if find_spec("verl") is None:
 
 import yaml
 
-from command import call
 from safer_steer.cli import RECIPES
+from safer_steer.config import load_recipe
+from safer_steer.errors import ConfigError
+from safer_steer.store import RunFolder
+from safer_steer.train.verl.stage import dry_run_text
 
 RECIPE_NAMES = ("qwen2_5_vl_3b_8gpu", "qwen2_5_vl_7b_8gpu")
 
 
-def dry_run(capsys: pytest.CaptureFixture[str], stage: str, name: str, out: Path, *more: str) -> tuple[int, str, str]:
-    recipe = RECIPES / f"{name}.yaml"
-    return call(capsys, stage, "--engine", "verl", "--recipe", recipe, "--out", out, "--dry-run", *more)
+def dry_run(stage: str, name: str, out: Path, *overrides: str) -> dict[str, Any]:
+    """The configuration, which leaves nothing to be resolved and wrote nothing."""
+    text = dry_run_text(stage, load_recipe(RECIPES / f"{name}.yaml", overrides), RunFolder(out))
+    assert "${" not in text and not out.exists()
+    return dict(yaml.safe_load(text))
 
 
 def at(config: dict[str, Any], key: str) -> Any:
@@ -32,10 +37,8 @@ def at(config: dict[str, Any], key: str) -> Any:
 
 
 @pytest.mark.parametrize("name", RECIPE_NAMES)
-def test_grpo_resolves_and_verl_accepts_it(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, err = dry_run(capsys, "grpo", name, tmp_path / "run")
-    assert code == 0, err
-    config = yaml.safe_load(out)
+def test_grpo_resolves_and_verl_accepts_it(name: str, tmp_path: Path) -> None:
+    config = dry_run("grpo", name, tmp_path / "run")
     expected = {
         "algorithm.adv_estimator": "safer_steer_sum",
         "algorithm.safer_steer.alpha": 0.3,
@@ -50,14 +53,11 @@ def test_grpo_resolves_and_verl_accepts_it(name: str, capsys: pytest.CaptureFixt
         "ray_kwargs.ray_init.runtime_env.env_vars.SAFER_STEER_FROZEN": "vision,projector",
     }
     assert {key: at(config, key) for key in expected} == expected
-    assert "${" not in out and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", RECIPE_NAMES)
-def test_sft_resolves(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, err = dry_run(capsys, "sft", name, tmp_path / "run")
-    assert code == 0, err
-    config = yaml.safe_load(out)
+def test_sft_resolves(name: str, tmp_path: Path) -> None:
+    config = dry_run("sft", name, tmp_path / "run")
     expected = {
         "optim.lr": 1e-5,
         "data.train_batch_size": 16,
@@ -66,13 +66,15 @@ def test_sft_resolves(name: str, capsys: pytest.CaptureFixture[str], tmp_path: P
         "trainer.total_training_steps": 1617,  # two epochs of the paper's 12,934 dialogues
     }
     assert {key: at(config, key) for key in expected} == expected
-    assert "${" not in out and not (tmp_path / "run").exists()
 
 
-def test_what_verl_does_not_know_or_allow_is_an_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    unknown = "cluster.extra={actor_rollout_ref.rollout.no_such_key: 1}"
-    code, _, err = dry_run(capsys, "grpo", RECIPE_NAMES[0], tmp_path, "--set", unknown)
-    assert code == 1 and "no_such_key" in err
-    twice = "cluster.extra={actor_rollout_ref.rollout.log_prob_micro_batch_size: 4}"
-    code, out, err = dry_run(capsys, "grpo", RECIPE_NAMES[0], tmp_path, "--set", twice)
-    assert code == 1 and "verl refuses the configuration" in err and not out
+@pytest.mark.parametrize(
+    "extra, what",
+    [
+        ("actor_rollout_ref.rollout.no_such_key: 1", "no_such_key"),
+        ("actor_rollout_ref.rollout.log_prob_micro_batch_size: 4", "verl refuses the configuration"),
+    ],
+)
+def test_what_verl_does_not_know_or_allow_is_an_error(extra: str, what: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=what):
+        dry_run("grpo", RECIPE_NAMES[0], tmp_path / "run", f"cluster.extra={{{extra}}}")

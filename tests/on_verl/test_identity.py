@@ -132,7 +132,7 @@ def play_on_verl(
 @pytest.mark.parametrize("credit", Credit)
 @pytest.mark.parametrize("shaping, divide", [("tcsr", False), ("none", True)])
 def test_both_engines_agree(played, tmp_path, monkeypatch, credit, shaping, divide) -> None:
-    settings = recipe(credit=str(credit), shaping=shaping, divide_by_std=divide)
+    settings = recipe(credit=str(credit), shaping=shaping, divide_by_std=divide, discount=0.5)
     from safer_steer.train.trajectory import build_group
 
     group = build_group(played.played.rollouts, settings.grpo)
@@ -156,11 +156,12 @@ def test_both_engines_agree(played, tmp_path, monkeypatch, credit, shaping, divi
             expected[stop - start - 1] = reward
         assert torch.equal(theirs["rm_scores"], expected)
 
+    told = {"shaping": shaping, "alpha": settings.grpo.alpha, "divide_by_std": divide, "discount": 0.5}
     gained, _ = get_adv_estimator_fn(estimator_name(credit))(
         token_level_rewards=pad_sequence([item["rm_scores"] for item in fields], batch_first=True),
         response_mask=pad_sequence([item["response_mask"] for item in fields], batch_first=True),
         index=["u1"] * len(fields),
-        config={"safer_steer": {"shaping": shaping, "alpha": settings.grpo.alpha, "divide_by_std": divide}},
+        config={"safer_steer": told},
     )
     for mine, row in zip(ours, gained, strict=True):
         start = mine.spans[0][0]
