@@ -48,7 +48,8 @@ def _sizes(axes: Axes, stats: Stats) -> None:
     axes.set_xlim(0, max(left) * 1.75)
     axes.invert_yaxis()
     axes.set_title("Dialogues by split and kind", loc="left", fontsize=11)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    # Below the axes: beside the bars stand their labels.
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(KINDS))
 
 
 def _turns(axes: Axes, stats: Stats) -> None:
