@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from safer_steer.actors.offline.demand import goal_stems
 from safer_steer.actors.offline.frames import load_frames
 from safer_steer.actors.offline.grounding import Grounding, grounding
-from safer_steer.actors.offline.speech import agrees, instructs, is_offer, is_refusal, narrates_how, preaching
+from safer_steer.actors.offline.speech import (
+    agrees,
+    gives_reason,
+    instructs,
+    is_offer,
+    is_refusal,
+    narrates_how,
+    preaching,
+)
 from safer_steer.actors.offline.text import (
     content,
     is_cut,
@@ -30,9 +38,6 @@ from safer_steer.actors.offline.text import (
 from safer_steer.dialogue import History
 
 _TAIL = re.compile(r"\s*[,;–—]?\s*\b(?:but|however|though|although|yet|that said)\b,?\s+|\s*;\s+", re.IGNORECASE)
-_REASON = re.compile(
-    r"\b(?:because|since|as (?:it|that|this)|(?:could|would|can|might) (?:hurt|harm|endanger))\b", re.IGNORECASE
-)
 _ECHO_WORDS = 9
 
 
@@ -96,7 +101,7 @@ def acts_of(history: History, answer: str) -> Acts:
     return Acts(
         segments=parts,
         refused_at=refusals[0] if refusals else None,
-        bare=len(refusals) == len(parts) and not _REASON.search(answer),
+        bare=len(refusals) == len(parts) and not gives_reason(answer),
         leaks=tuple(part for part in parts if aims.leaks(part)),
         offers=tuple(good),
         specific=any(aims.specific(offer) for offer in good),

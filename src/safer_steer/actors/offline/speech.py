@@ -32,6 +32,15 @@ def is_refusal(sentence: str) -> bool:
     return bool(pattern("refusal").search(text)) or (len(words(text)) <= 6 and bool(pattern("short_no").match(text)))
 
 
+def gives_reason(text: str) -> bool:
+    """Whether a text says why: names a cause, or the harm that would be done.
+
+    >>> gives_reason("I can't help, because it could hurt someone."), gives_reason("I can't help with that.")
+    (True, False)
+    """
+    return bool(pattern("reason").search(normalised(text)))
+
+
 @lru_cache(maxsize=4096)
 def is_offer(sentence: str) -> bool:
     """Whether one sentence offers something to do or talk about (a refusal that only says "instead" does not count).
