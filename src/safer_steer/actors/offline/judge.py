@@ -21,7 +21,7 @@ from safer_steer.actors.offline.reading import Reader, Reading, read
 from safer_steer.dialogue import History
 from safer_steer.verdict import EVALUATION, Scored, Stamp
 
-VERSION = "1"
+VERSION = "2"
 RUBRIC = "data/eval_rubric.yaml"
 WEIGHTS = "models/judge.npz"
 

@@ -25,6 +25,7 @@ from safer_steer.actors.offline.features import (
     Floats,
     agreement,
     hashed_ngrams,
+    said_again,
     shown_sentences,
     taken_up,
 )
@@ -53,6 +54,8 @@ COMPACT = (
     *("harm", "harm by states", "harm by words", "refusal"),
     *("glance of safety", "glance of helpfulness"),
     *("offer nearness", "offer takes up", "refusal takes up", "rest takes up"),
+    *("fresh offer nearness", "offer takes up anew", "refusal takes up anew", "rest takes up anew"),
+    "offer made before",
 )
 
 
@@ -138,20 +141,24 @@ def compact_features(
 
 
 def offer_features(look: Look, roles: Floats) -> Floats:
-    """How far the answer takes the request up, by what the sentence that does so is for: (4,).
+    """How far the answer takes the request up, by what the sentence that does so is for: (9,).
 
-    An offer that says the request again is no safe way on, whatever was declined before it. `roles` (n, 9) are the
-    sentences' role probabilities: nearness of meaning of the offers, then words shared by offers, by refusals and by
-    the rest.
+    An offer that says the request again is no safe way on, whatever was declined before it; but an offer that the
+    assistant made first and its user quoted is one. So everything is measured twice, with all words and without those
+    that the assistant brought in: nearness of meaning of the offers, then words shared by offers, by refusals and by
+    the rest. Last, how much of an offer was made before. `roles` (n, 9) are the sentences' role probabilities.
     """
     if len(roles) == 0:
-        return np.zeros(4, dtype=np.float32)
-    parts = shown_sentences(look.case.answer)
-    shared = np.array([taken_up(part, look.case.request) for part in parts], dtype=np.float32)
+        return np.zeros(9, dtype=np.float32)
+    parts, request, own = shown_sentences(look.case.answer), look.case.request, look.case.introduced
     refuse, offer = roles[:, ROLES.index("refuse")], roles[:, ROLES.index("offer")]
     near = np.maximum(look.sentences @ look.request, 0.0)
-    by_role = [offer * near, offer * shared, refuse * shared, (1 - refuse) * shared]
-    return np.array([float(values.max()) for values in by_role], dtype=np.float32)
+    again = np.array([said_again(part, own) for part in parts], dtype=np.float32)
+    by_role = []
+    for known, fresh in ((frozenset[tuple[str, str]](), 1.0), (own, 1.0 - again)):
+        shared = np.array([taken_up(part, request, known) for part in parts], dtype=np.float32)
+        by_role += [offer * near * fresh, offer * shared, refuse * shared, (1 - refuse) * shared]
+    return np.array([float(values.max()) for values in (*by_role, offer * again)], dtype=np.float32)
 
 
 def level_features(compact: Floats, unsafe: float, unsafe_dialogue: bool) -> Floats:
