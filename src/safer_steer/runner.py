@@ -38,6 +38,7 @@ async def bounded(items: Iterable[T], work: Callable[[T], Awaitable[U]], limit: 
     """
     source = iter(items)
     running: dict[asyncio.Task[U], T] = {}
+    finished: asyncio.Queue[asyncio.Task[U]] = asyncio.Queue()
     try:
         while True:
             while len(running) < limit:
@@ -45,12 +46,13 @@ async def bounded(items: Iterable[T], work: Callable[[T], Awaitable[U]], limit: 
                     item = next(source)
                 except StopIteration:
                     break
-                running[asyncio.ensure_future(work(item))] = item
+                task = asyncio.ensure_future(work(item))
+                task.add_done_callback(finished.put_nowait)
+                running[task] = item
             if not running:
                 return
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                yield running.pop(task), task.result()
+            task = await finished.get()  # `asyncio.wait` would look through all that run for each that ends
+            yield running.pop(task), task.result()
     finally:
         for task in running:
             task.cancel()
