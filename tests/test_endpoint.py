@@ -467,7 +467,7 @@ def test_learning_ends(param: str | None, message: str) -> None:
 def test_bodies_are_json_that_says_the_same(text: str, images: list[bytes], temperature: float, limit: int) -> None:
     sampling = Sampling(temperature=temperature, max_tokens=limit, top_p=0.5)
     message = Message(role=Role.USER, text=text)
-    body = orjson.loads(request_body("n/m", [message, message], [images, images], sampling, None, Dialect()))
+    body = orjson.loads(bytes(request_body("n/m", [message, message], [images, images], sampling, None, Dialect())))
     content = text if not images else [*map(orjson.loads, images), {"type": "text", "text": text}]
     assert body == {
         "model": "n/m", "messages": [{"role": "user", "content": content}] * 2,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, Field
 
@@ -19,8 +19,11 @@ class Role(StrEnum):
     ASSISTANT = "assistant"
 
 
-class Message(Record):
-    """One message. Images stand before the text. `trace` holds an assistant message's own tokens, if known."""
+class Message(NamedTuple):
+    """One message. Images stand before the text. `trace` holds an assistant message's own tokens, if known.
+
+    Never written to disk and made for every turn of every request, so no `Record`: nothing is validated.
+    """
 
     role: Role
     text: str

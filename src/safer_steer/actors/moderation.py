@@ -15,6 +15,7 @@ from yarl import URL
 
 from safer_steer.actors.chat import ChatModel, Completion, Message, Role, Sampling
 from safer_steer.actors.endpoint import Endpoint
+from safer_steer.actors.endpoint.body import Body
 from safer_steer.actors.endpoint.reply import Fault, failure
 from safer_steer.actors.guards import GuardKind
 from safer_steer.dialogue import FinishReason, History, Usage
@@ -74,17 +75,17 @@ class ModerationModel:
 
         It has nothing to sample and a form of its own, so `sampling` and `schema` are not sent. Raises `EndpointError`.
         """
-        body = orjson.dumps({"model": self.name, "input": messages[-1].text})
+        body = Body([orjson.dumps({"model": self.name, "input": messages[-1].text})])
         attempt = 1
         while True:
             try:
                 return await self._attempt(body)
             except Fault as fault:
-                await self._endpoint.pause(attempt, fault, model=self.name, label=zlib.crc32(body))
+                await self._endpoint.pause(attempt, fault, model=self.name, label=zlib.crc32(bytes(body)))
                 attempt += 1
 
-    async def _attempt(self, body: bytes) -> Completion:
-        reply = await self._endpoint.exchange(body, self._url)
+    async def _attempt(self, body: Body) -> Completion:
+        reply = await self._endpoint.exchange(lambda: body, self._url)
         if reply.status != 200:
             raise failure(reply.status, reply.body, reply.wait, base_url=self._endpoint.base_url, model=self.name)
         try:

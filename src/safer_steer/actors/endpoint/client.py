@@ -9,7 +9,7 @@ from functools import partial
 from pydantic import BaseModel
 
 from safer_steer.actors.chat import Completion, Message, Sampling
-from safer_steer.actors.endpoint.body import request_body
+from safer_steer.actors.endpoint.body import Body, request_body
 from safer_steer.actors.endpoint.dialect import Dialect, dropped, learn, left_out
 from safer_steer.actors.endpoint.images import ImageFragments
 from safer_steer.actors.endpoint.reply import Fault, failure, read_completion, read_error
@@ -50,13 +50,13 @@ class EndpointModel:
             try:
                 completion = await self._attempt(make, dialect)
             except Fault as fault:
-                await self._endpoint.pause(attempt, fault, model=self.name, label=zlib.crc32(make()))
+                await self._endpoint.pause(attempt, fault, model=self.name, label=zlib.crc32(bytes(make())))
                 attempt += 1
                 continue
             if completion is not None:
                 return completion.model_copy(update={"without": without}) if without else completion
 
-    async def _attempt(self, make: Callable[[], bytes], dialect: Dialect) -> Completion | None:
+    async def _attempt(self, make: Callable[[], Body], dialect: Dialect) -> Completion | None:
         """One request. `None`: the server taught us its dialect, ask again in it (a dialect only ever shrinks)."""
         reply = await self._endpoint.exchange(make)
         if reply.status == 200:

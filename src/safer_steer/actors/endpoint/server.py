@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 from urllib.request import getproxies_environment
 
 import aiohttp
 from yarl import URL
 
 from safer_steer.actors.endpoint.address import check_base_url, is_loopback, read_key
+from safer_steer.actors.endpoint.body import Body
 from safer_steer.actors.endpoint.pace import Pace, Slots
 from safer_steer.actors.endpoint.reply import Fault, failure
 from safer_steer.actors.endpoint.retry import retry_after
@@ -23,9 +22,6 @@ from safer_steer.dialogue import Usage
 from safer_steer.errors import EndpointError, StageError
 from safer_steer.limits import Limits
 from safer_steer.scope import URGENCY
-
-_LARGE_BODY = 2**20  # aiohttp wants larger bodies as a stream, so as not to hold up the loop
-
 
 REFUSALS_BEFORE_HOLDING = 3
 """So many 429 in a row, with no answer between, and everybody waits, not only who was refused."""
@@ -37,9 +33,9 @@ class Response:
 
     status: int
     body: bytes
-    wait: float | None = None
-    booked: float = 0.0
-    seconds: float = 0.0
+    wait: float | None
+    booked: float
+    seconds: float
 
 
 class Endpoint:
@@ -80,25 +76,22 @@ class Endpoint:
         if reply.status in (401, 403):
             raise failure(reply.status, reply.body, reply.wait, base_url=self.base_url, model="-")
 
-    async def exchange(self, body: bytes | Callable[[], bytes], url: URL | None = None) -> Response:
+    async def exchange(self, body: Callable[[], Body], url: URL | None = None) -> Response:
         """One attempt at a chat completion, or at what `url` of this server does, in a slot and at the pace.
 
-        A body that is a function is made when its turn has come: what waits for a slot takes no room. Raises `Fault` or
-        `EndpointError`.
+        The body is made when its turn has come: what waits for a slot takes no room. Raises `Fault` or `EndpointError`.
         """
         await self._slots.take(URGENCY.get())
         try:
             booked = await self._pace.turn()
-            began = time.perf_counter()
-            data = body if isinstance(body, bytes) else body()
-            reply = await self._send("POST", self._url if url is None else url, data)
+            reply = await self._send("POST", self._url if url is None else url, body(), booked)
         finally:
             self._slots.give()
         if reply.status == 429:
             self._hold_back(reply.wait)
         elif reply.status == 200:
             self._refused = 0
-        return replace(reply, booked=booked, seconds=time.perf_counter() - began)
+        return reply
 
     def _hold_back(self, wait: float | None) -> None:
         self._refused += 1
@@ -130,17 +123,15 @@ class Endpoint:
         self.retried[fault.cause] += 1
         await asyncio.sleep(seconds)
 
-    async def _send(self, method: str, url: URL, body: bytes | None) -> Response:
-        session = self._open()
-        data: Any = io.BytesIO(body) if body is not None and len(body) >= _LARGE_BODY else body
+    async def _send(self, method: str, url: URL, body: Body | None, booked: float = 0.0) -> Response:
+        session, began = self._open(), time.perf_counter()
         try:
-            async with session.request(method, url, data=data, allow_redirects=False) as response:
+            async with session.request(method, url, data=body, allow_redirects=False) as response:
                 self._reached = True
-                reply = await response.read()
-                if response.status == 200:
-                    return Response(200, reply)
-                wait = retry_after(response.headers.get("Retry-After"))
-                return Response(response.status, self._redact(reply), wait)
+                reply, status, wait = await response.read(), response.status, None
+                if status != 200:
+                    reply, wait = self._redact(reply), retry_after(response.headers.get("Retry-After"))
+                return Response(status, reply, wait, booked, time.perf_counter() - began)
         except TimeoutError:
             raise Fault(f"no reply within {self.limits.timeout:g} s", cause="timeout") from None
         except aiohttp.ClientPayloadError:
