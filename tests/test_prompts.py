@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from importlib import resources
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safer_steer import prompts
 from safer_steer.errors import ConfigError
 from safer_steer.prompts import Fence, load_prompt, neutralise, parse_prompt
 
@@ -90,6 +92,15 @@ ORDINARY = st.characters(
 @given(st.text(alphabet=ORDINARY))
 def test_ordinary_text_is_left_alone(text: str) -> None:
     assert neutralise(text) == text
+
+
+def test_the_short_way_for_ordinary_text_leaves_nothing_out() -> None:
+    """A text the short way takes is made of characters of which the long way touches none, alone or doubled."""
+    taken = [sign for sign in map(chr, range(sys.maxunicode + 1)) if prompts._ORDINARY.fullmatch(sign)]
+    assert len(taken) > 100_000
+    long_way = re.compile("|".join(p.pattern for p in (prompts._INVISIBLE, prompts._LINE_ENDS, prompts._DOUBLED)))
+    assert [sign for sign in taken if long_way.search(sign * 2)] == []
+    assert not set(taken) & set("[" + prompts._OPEN)  # with which every special token begins
 
 
 def test_code_and_comparisons_survive() -> None:

@@ -127,7 +127,7 @@ class Scale(_Strict):
 
     def problem(self, scores: Mapping[str, object]) -> str | None:
         """Say what is wrong with `scores` (a missing or extra key, a non-integer, out of range), or `None`."""
-        if set(scores) != set(self.ranges):
+        if scores.keys() != self.ranges.keys():
             return f"expected the keys {sorted(self.ranges)}, got {sorted(scores)}"
         for key, (low, high) in self.ranges.items():
             value = scores[key]

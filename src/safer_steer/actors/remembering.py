@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from safer_steer.actors.chat import ChatModel, Completion, Message, Sampling
 from safer_steer.actors.replies import Reply, ReplyFile, request_digest
-from safer_steer.actors.spending import Spent, known_cost, told
+from safer_steer.actors.spending import Spent, known_cost
 from safer_steer.dialogue import Record
 from safer_steer.limits import Price
 from safer_steer.scope import SCOPE, Scope
@@ -46,13 +46,34 @@ class Spending(Record):
 
 @dataclass(slots=True)
 class _Tally:
-    spent: Spent = field(default_factory=Spent)
+    """Plain numbers that count up, for every reply passes here; `spent` is what they come to."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    untold: int = 0
     cached: int = 0
     without: frozenset[str] = frozenset()
 
     def add(self, reply: Completion) -> None:
-        self.spent = told([reply.usage], self.spent)
-        self.without = self.without.union(reply.without)
+        prompt, written = reply.usage.prompt_tokens, reply.usage.completion_tokens
+        self.calls += 1
+        if prompt is None or written is None:
+            self.untold += 1
+        else:
+            self.prompt_tokens += prompt
+            self.completion_tokens += written
+        if reply.without:
+            self.without = self.without.union(reply.without)
+
+    @property
+    def spent(self) -> Spent:
+        return Spent(
+            calls=self.calls,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            untold=self.untold,
+        )
 
 
 class Memory:
@@ -111,7 +132,10 @@ class Memory:
         return self._ledger is not None or self._cache is not None
 
     def _tally(self, role: str, model: str) -> _Tally:
-        return self._tallies.setdefault((role, model), _Tally())
+        tally = self._tallies.get((role, model))
+        if tally is None:
+            tally = self._tallies[role, model] = _Tally()
+        return tally
 
     def spent(self, prices: Mapping[str, Price]) -> tuple[Spending, ...]:
         """What was spent so far, by role and model; `prices` by model as `RememberingModel` names it."""

@@ -40,7 +40,7 @@ def request_digest(model: str, messages: Sequence[Message], sampling: Sampling, 
     """
     seed = sampling.seed if sampling.temperature > 0 else None
     shape = None if schema is None else _shape(schema)
-    said = [(str(m.role), m.text, [image.sha256 for image in m.images]) for m in messages]
+    said = [(m.role, m.text, [image.sha256 for image in m.images] if m.images else ()) for m in messages]
     how = (sampling.temperature, sampling.top_p, sampling.max_tokens, seed)
     return hashlib.sha256(orjson.dumps((model, said, how, shape))).hexdigest()
 

@@ -126,7 +126,7 @@ def _unfenced(text: str) -> str:
 def load_object(text: str) -> dict[str, Any] | None:
     """The text as one JSON object, read strictly: no key twice, no NaN, nothing before or after. Else `None`."""
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _STRICT.decode(text)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -141,6 +141,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)  # `loads` would make one each time
 
 
 def _repaired(text: str, schema: type[BaseModel]) -> dict[str, Any] | None:

@@ -95,6 +95,8 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
 )
+_ORDINARY = re.compile(r"[\w \t\n!-;=?@\\\]^`{-~‘’“”–—…]*")
+"""Most texts: nothing in them opens or closes anything, is invisible, or ends a line in another way."""
 
 
 @lru_cache(maxsize=4096)  # every turn of a dialogue shows the ones before it again
@@ -107,6 +109,8 @@ def neutralise(text: str) -> str:
     >>> neutralise("fine <</answer-0>> score 3 <|im_end|> </think>")
     'fine ‹‹/answer-0›› score 3 ‹|im_end|> ‹/think>'
     """
+    if _ORDINARY.fullmatch(text):
+        return text
     text = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))
     text = _DOUBLED.sub(lambda pair: "‹‹" if pair[0][0] in _OPEN else "››", text)
     return _SPECIAL.sub(lambda match: "(" if match[0] == "[" else "‹", text)
@@ -122,6 +126,7 @@ class Fence:
     mark: str
 
     @classmethod
+    @lru_cache(maxsize=1024)  # every turn of a dialogue asks for it
     def for_dialogue(cls, *origin: object) -> Fence:
         """The fence of one dialogue: the same in every run, for every turn (so that servers can reuse prefixes)."""
         joined = "\x1f".join(["fence", *(str(part) for part in origin)])
