@@ -146,6 +146,7 @@ def test_a_shortened_script_keeps_its_images(tmp_path: Path) -> None:
     assert [turn.text for turn in cut.turns] == ["c", "d"]
     assert [cut.images_at(1), cut.images_at(2)] == [(other, one), (other,)]
     assert cut.images_until(2) == (other, one, other)
+    assert cut.images_until(0) == ()
     assert "images" not in script.turns[0].model_dump()
     assert Script.from_json(script.to_json()) == script
 

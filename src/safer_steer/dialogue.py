@@ -157,7 +157,9 @@ class Script(Record):
 
     def images_until(self, turn: int) -> tuple[ImageRef, ...]:
         """All images shown in the turns 1 to `turn`, in order."""
-        return tuple(ref for index in range(1, turn + 1) for ref in self.images_at(index))
+        if turn < 1:
+            return ()
+        return self.images + tuple(ref for shown in self.turns[:turn] for ref in shown.images)
 
 
 class FinishReason(StrEnum):

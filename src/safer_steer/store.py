@@ -28,15 +28,25 @@ MAX_PIXELS = 40_000_000
 R = TypeVar("R", bound=Record)
 
 
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn operating-system errors about `path` into one `StorageError` that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "free some space and run the same command again: it resumes" if full else None
-        raise StorageError(error.strerror or str(error), where=path, hint=hint) from error
+class disk_errors:
+    """Turns operating-system errors about `path` into one `StorageError` that says what to do.
+
+    A class, not a generator: every reply that is kept passes through it.
+    """
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            hint = "free some space and run the same command again: it resumes" if full else None
+            raise StorageError(error.strerror or str(error), where=self._path, hint=hint) from error
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

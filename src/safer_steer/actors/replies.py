@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +49,19 @@ def _shape(schema: type[BaseModel]) -> str:
     return hashlib.sha256(response_format(schema)).hexdigest()
 
 
+class _Lock:
+    """Keeps other processes from writing to an open file."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def __enter__(self) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *exc: object) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
 class ReplyFile:
     """Replies by key in one append-only file; only the places are held in memory.
 
@@ -63,8 +75,9 @@ class ReplyFile:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._lock = _Lock(self._file)
         try:
-            with disk_errors(path), self._locked():
+            with disk_errors(path), self._lock:
                 self._index()
         except BaseException:
             os.close(self._file)
@@ -98,7 +111,7 @@ class ReplyFile:
     def put(self, reply: Reply) -> None:
         """Keep a reply; it is with the system, whole, before this returns."""
         line = reply.to_json().encode() + b"\n"
-        with disk_errors(self.path), self._locked():
+        with disk_errors(self.path), self._lock:
             start = os.lseek(self._file, 0, os.SEEK_END)
             try:
                 written = 0
@@ -119,14 +132,6 @@ class ReplyFile:
 
     def __len__(self) -> int:
         return len(self._places)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
         os.close(self._file)

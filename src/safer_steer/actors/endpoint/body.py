@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -16,8 +16,6 @@ from safer_steer.actors.endpoint.dialect import Dialect
 
 _DROPPED = ("title", "default")
 _HEADS = {role: b'{"role":"%b","content":' % role.encode() for role in Role}
-_OWN_WRITE = 16 * 2**10
-"""A piece of so many bytes is cheaper to write on its own than to copy."""
 
 
 class Body(aiohttp.Payload):
@@ -28,10 +26,9 @@ class Body(aiohttp.Payload):
 
     _autoclose = True
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = list(_small_ones_joined(pieces))
-        super().__init__(self._pieces, content_type="application/json")
-        self._size = sum(map(len, self._pieces))
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        super().__init__(pieces, content_type="application/json")
+        self._pieces, self._size = pieces, sum(map(len, pieces))
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         for piece in self._pieces:
@@ -44,33 +41,9 @@ class Body(aiohttp.Payload):
         return bytes(self).decode(encoding, errors)
 
 
-def _small_ones_joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    small: list[bytes] = []
-    for piece in pieces:
-        if len(piece) < _OWN_WRITE:
-            small.append(piece)
-        else:
-            yield b"".join(small)
-            yield piece
-            small.clear()
-    yield b"".join(small)
-
-
 def image_fragment(media_type: str, base64: bytes) -> bytes:
     """One image as an OpenAI content part, ready to be spliced in."""
     return b'{"type":"image_url","image_url":{"url":"data:' + media_type.encode() + b";base64," + base64 + b'"}}'
-
-
-def message_pieces(message: Message, fragments: Sequence[bytes]) -> tuple[bytes, ...]:
-    """One chat message in pieces; `fragments` are its images, in order, and stand before the text.
-
-    Pieces, not one string: a fragment is large and shared by all requests that show the image.
-    """
-    head, text = _HEADS[message.role], orjson.dumps(message.text)
-    if not fragments:
-        return head, text, b"}"
-    shown = [piece for fragment in fragments for piece in (fragment, b",")]
-    return head, b"[", *shown, b'{"type":"text","text":', text, b"}]}"
 
 
 def request_body(
@@ -81,7 +54,10 @@ def request_body(
     schema: type[BaseModel] | None,
     dialect: Dialect,
 ) -> Body:
-    """The whole body in the server's dialect; `images` are the fragments of each message's images."""
+    """The whole body in the server's dialect; `images` are the fragments of each message's images.
+
+    Images stand before the text of their message. Each is a piece of the body, and so are the words between two.
+    """
     settings: dict[str, Any] = {"model": model, dialect.max_tokens: sampling.max_tokens}
     if dialect.temperature:
         settings["temperature"] = sampling.temperature
@@ -89,17 +65,23 @@ def request_body(
         settings["top_p"] = sampling.top_p
     if dialect.seed and sampling.seed is not None:
         settings["seed"] = sampling.seed
-    pieces = [orjson.dumps(settings)[:-1], b',"messages":']
-    separator = b"["
-    for message, fragments in zip(messages, images, strict=True):
-        pieces.append(separator)
-        pieces += message_pieces(message, fragments)
-        separator = b","
-    pieces.append(b"]")
+    pieces: list[bytes] = []
+    words = [orjson.dumps(settings)[:-1], b',"messages":[']
+    for number, (message, fragments) in enumerate(zip(messages, images, strict=True)):
+        words += (b"," if number else b"", _HEADS[message.role])
+        text = orjson.dumps(message.text)
+        if fragments:
+            words.append(b"[")
+            for fragment in fragments:
+                pieces += (b"".join(words), fragment)
+                words = [b","]
+            text = b'{"type":"text","text":' + text + b"}]"
+        words += (text, b"}")
+    words.append(b"]")
     if schema is not None and dialect.schema:
-        pieces += [b',"response_format":', response_format(schema)]
-    pieces.append(b"}")
-    return Body(pieces)
+        words += (b',"response_format":', response_format(schema))
+    words.append(b"}")
+    return Body([*pieces, b"".join(words)])
 
 
 @cache
