@@ -1,4 +1,4 @@
-"""What README.md and docs/*.md show works: their Python runs, their recipes load, their commands exist."""
+"""What README.md, docs and the pages of recipes show works: Python runs, recipes load, commands exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from safer_steer.cli import app
 from safer_steer.config import Recipe, recipe_from
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RECIPES = ROOT / "src" / "safer_steer" / "recipes"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(RECIPES.rglob("README.md"))]
 RUN_ELSEWHERE = {"data.md", "endpoints.md", "seeds.md"}
 """Pages whose own subject's tests run their Python."""
 LOADS_NETWORKS = {"embedded_student.md", "offline_judge.md"}
