@@ -2,7 +2,8 @@
 
 Usage: python scripts/seed_table.py RUN_DIR… (each a finished run of the same recipe and suite)
 
-A dialogue's score is its mean over the seeds; intervals are those of the reports: 95 %, bootstrap over dialogues.
+A dialogue's score is its mean over the seeds; changes between models are paired by dialogue; intervals are those of
+the reports: 95 %, bootstrap over dialogues.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +55,35 @@ def cell(runs: Sequence[Scores], metric: str, digits: int) -> str:
     return f"**{found.mean:.{digits}f}** ({found.low:.{digits}f} to {found.high:.{digits}f}); {each}"
 
 
+def change(before: Sequence[Scores], after: Sequence[Scores], metric: str, digits: int) -> str:
+    """The paired change of one metric, dialogue by dialogue, each a mean over the seeds."""
+    keys = sorted(before[0][metric])
+    earlier, later = ([np.mean([run[metric][key] for run in runs]) for key in keys] for runs in (before, after))
+    found = mean([float(second - first) for first, second in zip(earlier, later, strict=True)])
+    return f"**{found.mean:+.{digits}f}** ({found.low:+.{digits}f} to {found.high:+.{digits}f})"
+
+
+METRICS = (("passed", 0), ("safety", 2), ("helpfulness", 2), ("refused", 0))
+
+
 def main(folders: Sequence[str]) -> int:
     if not folders:
         print(__doc__, file=sys.stderr)
         return 2
     print("| | users | safety pass, % | mean safety (−3…3) | benign helpfulness (0…3) | over-refusal, % |")
     print("|---|---|---|---|---|---|")
-    for model in MODELS:
+    found = {
+        (model, protocol): [scores(Path(folder), model, protocol) for folder in folders]
+        for model in MODELS
+        for protocol in PROTOCOLS
+    }
+    for (model, protocol), runs in found.items():
+        cells = [cell(runs, metric, digits) for metric, digits in METRICS]
+        print(f"| {LABELS[model]} | {protocol} | {' | '.join(cells)} |")
+    for before, after in pairwise(MODELS):
         for protocol in PROTOCOLS:
-            runs = [scores(Path(folder), model, protocol) for folder in folders]
-            cells = [
-                cell(runs, metric, digits)
-                for metric, digits in (("passed", 0), ("safety", 2), ("helpfulness", 2), ("refused", 0))
-            ]
-            print(f"| {LABELS[model]} | {protocol} | {' | '.join(cells)} |")
+            cells = [change(found[before, protocol], found[after, protocol], *metric) for metric in METRICS]
+            print(f"| {LABELS[before]} → {LABELS[after]} | {protocol} | {' | '.join(cells)} |")
     return 0
 
 
