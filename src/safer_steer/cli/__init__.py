@@ -59,8 +59,9 @@ def _first_known(error: BaseException) -> SaferSteerError | None:
 
 def main() -> None:
     """Entry point: runs a command, says an error in one message, and exits with a truthful code."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads must not spin: two cores, several pools
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    # Threads wait awake for a moment between two products, but idle pools must not spin: two cores, several pools.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # the loaders' own bars would tear ours
