@@ -1,4 +1,4 @@
-"""A table over several seeds of one recipe: every seed's figures, and their mean with an interval over dialogues.
+"""The README's table, over seeds of one recipe: every seed's figures, and their mean with an interval over dialogues.
 
 Usage: python scripts/seed_table.py RUN_DIR… (each a finished run of the same recipe and suite)
 
@@ -21,6 +21,9 @@ import pyarrow.parquet as pq
 from safer_steer.bench.intervals import mean
 from safer_steer.config import EvalConfig
 from safer_steer.report.results import LABELS, MODELS, PROTOCOLS
+
+METRICS = (("passed", 0), ("safety", 2), ("helpfulness", 2), ("refused", 0))
+"""What is told, with how many digits."""
 
 Scores = Mapping[str, Mapping[str, float]]
 """Metric to dialogue to value."""
@@ -60,10 +63,8 @@ def change(before: Sequence[Scores], after: Sequence[Scores], metric: str, digit
     keys = sorted(before[0][metric])
     earlier, later = ([np.mean([run[metric][key] for run in runs]) for key in keys] for runs in (before, after))
     found = mean([float(second - first) for first, second in zip(earlier, later, strict=True)])
-    return f"**{found.mean:+.{digits}f}** ({found.low:+.{digits}f} to {found.high:+.{digits}f})"
-
-
-METRICS = (("passed", 0), ("safety", 2), ("helpfulness", 2), ("refused", 0))
+    text = f"**{found.mean:+.{digits}f}** ({found.low:+.{digits}f} to {found.high:+.{digits}f})"
+    return text.replace("-", "−")
 
 
 def main(folders: Sequence[str]) -> int:
