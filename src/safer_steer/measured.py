@@ -58,6 +58,21 @@ def release_memory() -> None:
         trim(0)
 
 
+LARGE = 4 * 2**20
+_M_MMAP_THRESHOLD = -3  # the option's number in glibc's malloc.h
+
+
+def keep_large_blocks_apart() -> None:
+    """Let glibc map every block of `LARGE` bytes or more by itself, so that freeing it gives it back.
+
+    Left alone it raises that bound to 32 MB with use; then buffers that grow (keys and values, activations) leave
+    holes that nothing fits in, and a long run takes half as much again as it needs.
+    """
+    choose = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "mallopt", None)
+    if choose is not None:
+        choose(_M_MMAP_THRESHOLD, LARGE)
+
+
 @contextmanager
 def measure() -> Iterator[Measured]:
     """Measure the block; memory is this process's, sampled five times a second."""

@@ -136,6 +136,7 @@ async def run_eval(evaluation: Evaluation, config: EvalConfig, session: Session)
     cast = Cast(evaluation.user, evaluation.model, evaluation.judge)
     with Books(folder) as books, sparing_collector():
         todo = [script for script in evaluation.scripts if f"{script.id}#0" not in books.done]
+        todo.sort(key=lambda script: -len(script.turns))  # a long one begun last would be played alone
         tally = Tally(config.safety_pass)
         with session.report.stage(f"eval {folder.name}", len(todo)):
             unjudged = set(books.unjudged_keys())

@@ -16,6 +16,7 @@ from safer_steer.cli.data import data
 from safer_steer.cli.options import RECIPES
 from safer_steer.cli.stages import add_stages
 from safer_steer.errors import BudgetSpent, Incomplete, SaferSteerError, TooMuchUnscored
+from safer_steer.measured import keep_large_blocks_apart
 
 __all__ = ["RECIPES", "app", "main"]
 
@@ -66,6 +67,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # the loaders' own bars would tear ours
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    keep_large_blocks_apart()
     try:
         app()
     except (SaferSteerError, ExceptionGroup) as error:

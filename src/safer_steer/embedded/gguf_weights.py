@@ -1,9 +1,11 @@
 """SmolLM2 out of its GGUF file: tensors, configuration, tokenizer."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -74,16 +76,18 @@ class SmolLM2File:
             pad_token_id=self.field("tokenizer.ggml.padding_token_id"),
         )
 
-    def state(self) -> dict[str, Tensor]:
-        """Dequantised float32 tensors under their transformers names (the tied head left out)."""
+    def state(self, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+        """Dequantised float32 tensors under their transformers names (the tied head left out), those `wanted`."""
         from gguf.quants import dequantize
 
         heads = {"attn_q": "llama.attention.head_count", "attn_k": "llama.attention.head_count_kv"}
         state: dict[str, Tensor] = {}
         for tensor in self._reader.tensors:
-            weight = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy()).float()
-            kind = tensor.name.split(".")[-2]
-            state[llama_name(tensor.name)] = unpermute(weight, self.field(heads[kind])) if kind in heads else weight
+            name, kind = llama_name(tensor.name), tensor.name.split(".")[-2]
+            if wanted(name):
+                stored = np.asarray(tensor.data)  # not a memory map, which slows every step of the arithmetic
+                weight = torch.from_numpy(dequantize(stored, tensor.tensor_type).copy()).float()
+                state[name] = unpermute(weight, self.field(heads[kind])) if kind in heads else weight
         return state
 
     def tokenizer(self) -> PreTrainedTokenizerFast:

@@ -71,9 +71,10 @@ class ObjectWords(nn.Module):
 
     def embeddings(self, table: Tensor) -> Tensor:
         """(vocabulary, width): each word as the mean of its pieces in the language model's embedding `table`."""
-        known = (self.word_pieces >= 0).unsqueeze(-1)
-        pieces = table[self.word_pieces.clamp(min=0).long()] * known
-        return pieces.sum(1) / known.sum(1).clamp(min=1)
+        known = (self.word_pieces >= 0).to(table.dtype)
+        shares = known / known.sum(1, keepdim=True).clamp(min=1)
+        bags = self.word_pieces.clamp(min=0).long()
+        return F.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
 
     def forward(self, meant: Tensor, class_logits: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """(B, K, width): the likeliest word, then the likeliest of what is left, and so on; and (B, 4, width).

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from safer_steer.actors.cores import take_share
 from safer_steer.actors.local import log_policy
 from safer_steer.train.batch import Tokens
 
@@ -38,6 +39,7 @@ def token_logprobs(
     The language model's head sees only the N positions that predict them, `CHUNK` at a time; their logits are
     computed again on the way back instead of being kept. `owner` has the head where `model` is wrapped.
     """
+    take_share()
     head = _head(model if owner is None else owner)
     hidden = _last_hidden(model, head, tokens)[:, :-1][tokens.targets]
     nowhere = torch.empty(0, dtype=torch.long, device=hidden.device) if banned is None else banned

@@ -5,12 +5,17 @@ from __future__ import annotations
 import threading
 import time
 
+from safer_steer.actors.cores import computing
 from safer_steer.actors.local.decode import Engine, Request
 
 QUIET_SECONDS = 0.004
 """An idle engine starts when no request has arrived for this long: the event loop has nothing more to ask."""
 PATIENCE_SECONDS = 0.05
 """…or after this long, whatever still arrives. Latecomers join between two tokens."""
+
+COMPANY, PATIENT_STEPS = 4, 6
+"""Reading contexts costs a pass over the weights, as a token of every row does: newcomers wait until they are a fourth
+as many as the rows being written, or for this many tokens."""
 
 
 class Batcher:
@@ -23,6 +28,7 @@ class Batcher:
         self._engine, self._max_batch = engine, max_batch
         self._waiting: list[Request] = []
         self._arrival = threading.Condition()
+        self._patient = 0
         self._thread: threading.Thread | None = None
         self._closed = False
         self.busy = threading.Lock()
@@ -51,7 +57,7 @@ class Batcher:
 
     def _run(self) -> None:
         while self._wait():
-            with self.busy:
+            with self.busy, computing():
                 self._write()
 
     def _write(self) -> None:
@@ -79,8 +85,13 @@ class Batcher:
             return not self._closed
 
     def _take(self) -> list[Request]:
-        """The waiting requests that there is room for."""
+        """The waiting requests that there is room for, unless it pays to wait for company."""
         with self._arrival:
-            room = self._max_batch - len(self._engine.rows)
+            rows = len(self._engine.rows)
+            if len(self._waiting) * COMPANY < rows and self._patient < PATIENT_STEPS:
+                self._patient += bool(self._waiting)
+                return []
+            self._patient = 0
+            room = self._max_batch - rows
             taken, self._waiting = self._waiting[:room], self._waiting[room:]
         return [request for request in taken if not request.future.cancelled()]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from safer_steer.actors.chat import Sampling
+from safer_steer.actors.cores import take_share
 from safer_steer.actors.local.cache import KeptRow, PrefixStore, SlotCache, prefix_key
 from safer_steer.actors.local.images import ImageReader
 from safer_steer.actors.local.packed import PackedWeights
@@ -246,6 +247,7 @@ class Engine:
         seen = columns.masked_fill(padding, 0).to(self._device)
         visible = torch.arange(span, device=self._device) <= seen[..., None]
         tensors = self._images.tensors(images) if self._images is not None else {}
+        take_share()
         output = self._model(
             input_ids=ids.to(self._device),
             attention_mask=visible[:, None],

@@ -2,8 +2,8 @@
 
 MiniLM (all-MiniLM-L6-v2) embeds sentences; SmolLM2-135M-Instruct reads request and answer together, and the states
 after its `TRUNK_LAYERS` lower layers are kept. Neither is trained here, and this SmolLM2 is the one that arrives
-with pip, never the student in training. A case is encoded by itself, without other cases in the batch, so that the
-same case gives the same bits in any company.
+with pip, never the student in training. Every text is encoded by itself, so that the same case gives the same bits in
+any company.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ _HEAD_LETTERS = 200
 _SENTENCE_TOKENS = 128
 _ASKED_TOKENS = 64
 _ANSWER_TOKENS = 160
+
+REMEMBERED = 4096
+"""How many texts, and how many pairs, keep their vectors (6 and 19 MB)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,15 @@ class Look:
 
 
 class SentenceEncoder:
-    """MiniLM: n texts to (n, 384) unit vectors, each the mean over its word pieces."""
+    """MiniLM: n texts to (n, 384) unit vectors, each the mean over its word pieces.
+
+    Every text is read by itself: requests, references and stock answers come again and again, and are remembered.
+    """
 
     def __init__(self) -> None:
         from transformers import AutoTokenizer, BertModel
+
+        from safer_steer.actors.local import use_onednn
 
         spec = importlib.util.find_spec(_MINILM)
         if spec is None or spec.origin is None:
@@ -61,23 +70,24 @@ class SentenceEncoder:
         folder = Path(spec.origin).parent / _MINILM_FOLDER
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self._model: Any = BertModel.from_pretrained(folder).eval()
+        use_onednn(self._model)
+        self._remembered = lru_cache(REMEMBERED)(self._encode)
 
     def pieces(self, words: Sequence[str]) -> int:
         """Into how many pieces the words fall."""
         return len(self._tokenizer(" ".join(words), add_special_tokens=False, verbose=False)["input_ids"])
 
     def __call__(self, texts: Sequence[str]) -> Floats:
+        return np.stack([self._remembered(text) for text in texts])
+
+    def _encode(self, text: str) -> Floats:
         import torch
 
-        batch = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=_SENTENCE_TOKENS, return_tensors="pt"
-        )
+        batch = self._tokenizer(text, truncation=True, max_length=_SENTENCE_TOKENS, return_tensors="pt")
         with torch.inference_mode():
-            hidden = self._model(**batch).last_hidden_state
-            mask = batch["attention_mask"][..., None].to(hidden.dtype)
-            mean = (hidden * mask).sum(1) / mask.sum(1)
-            vectors: Floats = torch.nn.functional.normalize(mean, dim=-1).numpy()
-        return vectors
+            mean = self._model(**batch).last_hidden_state[0].mean(0)
+            vector: Floats = torch.nn.functional.normalize(mean, dim=-1).numpy()
+        return vector
 
 
 class PairEncoder:
@@ -88,9 +98,11 @@ class PairEncoder:
     """
 
     def __init__(self) -> None:
+        import torch
         from torch import nn
         from transformers import LlamaModel
 
+        from safer_steer.actors.local import use_onednn
         from safer_steer.embedded.build import LANGUAGE_MODEL, check, installed
         from safer_steer.embedded.gguf_weights import SmolLM2File
 
@@ -100,11 +112,15 @@ class PairEncoder:
         config = file.config()
         config.num_hidden_layers = TRUNK_LAYERS
         self._tokenizer: Any = file.tokenizer()
-        self._model: Any = LlamaModel(config).eval()
-        state = {name.removeprefix("model."): tensor for name, tensor in file.state().items()}
-        kept = {name: state[name] for name in self._model.state_dict()}
-        self._model.load_state_dict(kept)
+        with torch.device("meta"):  # every weight comes out of the file: none is drawn first
+            self._model: Any = LlamaModel(config).eval()
+        wanted = self._model.state_dict().keys()
+        kept = file.state(lambda name: name.removeprefix("model.") in wanted)
+        self._model.load_state_dict({name.removeprefix("model."): kept[name] for name in kept}, assign=True)
+        self._model.rotary_emb = type(self._model.rotary_emb)(config)
         self._model.norm = nn.Identity()
+        use_onednn(self._model)
+        self._remembered = lru_cache(REMEMBERED)(self._encode)
         self._open, self._turn = self._ids("<|im_start|>user\n"), self._ids("<|im_end|>\n<|im_start|>assistant\n")
 
     def _ids(self, text: str) -> list[int]:
@@ -112,6 +128,9 @@ class PairEncoder:
         return ids
 
     def __call__(self, asked: str, answer: str) -> Floats:
+        return self._remembered(asked, answer)
+
+    def _encode(self, asked: str, answer: str) -> Floats:
         import torch
 
         request, reply = self._ids(asked), self._ids(answer)[:_ANSWER_TOKENS]

@@ -16,6 +16,7 @@ from dataclasses import replace
 from importlib import resources
 from threading import Lock
 
+from safer_steer.actors.cores import computing, take_one
 from safer_steer.actors.offline.features import Case, strip_appeals
 from safer_steer.actors.offline.reading import Reader, Reading, read
 from safer_steer.dialogue import History
@@ -76,11 +77,16 @@ class Desk:
     def read(self, case: Case) -> Reading:
         """Read one case now. What the answer says to a judge is removed first."""
         reader = self.reader
+        take_one()
         return read(reader.eyes.look(replace(case, answer=strip_appeals(case.answer))), reader.heads)
 
     async def aread(self, case: Case) -> Reading:
         """Read one case in the worker thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self.read, case)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._read, case)
+
+    def _read(self, case: Case) -> Reading:
+        with computing():
+            return self.read(case)
 
 
 def degenerate(reading: Reading) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from io import BytesIO
 from zipfile import BadZipFile
@@ -259,5 +260,7 @@ class Reader:
         self.eyes, self.heads = eyes, heads
 
     @classmethod
+    @cache
     def load(cls) -> Reader:
+        """The one of this process: its judges share what it has read."""
         return cls(Eyes(), Heads.shipped())
