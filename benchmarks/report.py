@@ -41,7 +41,7 @@ from safer_steer.dialogue import (
     Usage,
     UserTurn,
 )
-from safer_steer.report import write_comparison
+from safer_steer.report import write_comparison, write_eval_report
 from safer_steer.seats import ScriptUser
 from safer_steer.store import ImageStore, write_json, write_records
 from safer_steer.verdict import Scored
@@ -168,6 +168,12 @@ def main() -> None:
             everyone = scripts(given.dialogues, given.turns, store, given.images)
             for number, folder in enumerate(folders):
                 evaluation(folder, everyone, f"model-{number}", 0.2 / (number + 1), store)
+        print("as `safer-steer eval` leaves them:")
+        for folder in folders:
+            began, cpu = time.monotonic(), time.process_time()
+            write_eval_report(folder, ImageStore(folder / "images"))
+            wall, cpu = time.monotonic() - began, time.process_time() - cpu
+            print(f"  {folder.name}: its own report in {wall:.1f} s ({cpu:.1f} CPU-s)")
         began, cpu = time.monotonic(), time.process_time()
         page = write_comparison(folders, root / "out")
         wall, cpu = time.monotonic() - began, time.process_time() - cpu

@@ -68,11 +68,15 @@ class SftConfig(Training):
     engine: SftEngine = SftEngine.LOOP
     trainer: dict[str, Any] = Field(default_factory=dict)
     """transformers' `TrainingArguments` by name, for `engine: trainer`: `{deepspeed: ds.json, report_to: [wandb]}`."""
+    processes: Positive = 1
+    """How many processes of this machine train together, one a GPU; more than one needs `engine: trainer`."""
 
     @model_validator(mode="after")
     def _trainer_is_asked(self) -> SftConfig:
         if self.trainer and self.engine is not SftEngine.TRAINER:
             raise ValueError("trainer settings need engine: trainer")
+        if self.processes > 1 and self.engine is not SftEngine.TRAINER:
+            raise ValueError("several processes need engine: trainer")
         return self
 
 

@@ -29,6 +29,8 @@ from safer_steer.weights import weights_print
 
 STAGE = "sft"
 MAX_GRAD_NORM = 1.0
+NOT_BINDING = {"checkpoint_every", "processes"}
+"""Settings that change nothing about what is learned, and may change between two runs of the command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,15 @@ class Example:
     ids: tuple[int, ...]
     mask: tuple[bool, ...]
     images: tuple[ImageRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a training came to: dialogues that fitted, their answer tokens, and the loss of every step."""
+
+    dialogues: int
+    answer_tokens: int
+    losses: list[float]
 
 
 class SftStep(Record):
@@ -58,39 +69,59 @@ def run_sft(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) 
 
     Raises `StageError` when nothing fits, `StorageError`, `WeightsError`.
     """
-    kept = run.root / "bootstrap" / "kept.jsonl"
-    rollouts = list(read_records(kept, Rollout))
-    settings = (recipe.seed, recipe.sft.model_dump(mode="json", exclude={"checkpoint_every"}), recipe.system_prompt)
+    rollouts = kept_dialogues(run)
+    settings = (recipe.seed, recipe.sft.model_dump(mode="json", exclude=NOT_BINDING), recipe.system_prompt)
     run.claim(STAGE, fingerprint(STAGE, settings, [item.to_json() for item in rollouts], weights_print(model_path)))
     done = run.finished(STAGE)
     if done is not None:
         return done
     began = time.monotonic()
     report.note(f"{STAGE}: {announcement(model_path, recipe.sft)}")
-    policy = Policy.load(model_path, recipe.sft, seed=recipe.seed)
-    tokenizer = DialogueTokenizer.of(policy.processor, run.images)
-    examples = examples_of(rollouts, tokenizer, recipe)
-    if not examples:
-        hint = f"raise sft.max_length={recipe.sft.max_length} and delete {run.root / STAGE}"
-        raise StageError("no dialogue fits the length limit", where=STAGE, hint=hint)
-    if recipe.sft.engine is SftEngine.TRAINER:
-        from safer_steer.train.sft_trainer import train_with_trainer  # only here: it brings transformers' Trainer
+    if recipe.sft.processes > 1:
+        from safer_steer.train.sft_processes import train_together  # they make the policy, each its own
 
-        losses = train_with_trainer(recipe, run.stage(STAGE), policy, tokenizer, examples, report)
+        learned = train_together(recipe, run, model_path, report)
     else:
-        losses = train(recipe, run.stage(STAGE), policy, tokenizer, examples, report)
-    save_merged(policy, run.stage(STAGE) / "model")
+        learned = _train_here(recipe, run, model_path, report)
     result = {
-        "dialogues": len(examples),
-        "too_long": len(rollouts) - len(examples),
-        "answer_tokens": answer_tokens(examples),
-        "steps": len(losses),
-        "loss_first": losses[0],
-        "loss_last": losses[-1],
+        "dialogues": learned.dialogues,
+        "too_long": len(rollouts) - learned.dialogues,
+        "answer_tokens": learned.answer_tokens,
+        "steps": len(learned.losses),
+        "loss_first": learned.losses[0],
+        "loss_last": learned.losses[-1],
         "seconds": round(time.monotonic() - began, 1),
     }
     run.finish(STAGE, result)
     return result
+
+
+def _train_here(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) -> Learned:
+    policy, tokenizer, examples = prepared(recipe, run, model_path)
+    if recipe.sft.engine is SftEngine.TRAINER:
+        from safer_steer.train.sft_trainer import train_with_trainer  # only here: it brings transformers' Trainer
+
+        losses, _ = train_with_trainer(recipe, run.stage(STAGE), policy, tokenizer, examples, report)
+    else:
+        losses = train(recipe, run.stage(STAGE), policy, tokenizer, examples, report)
+    save_merged(policy, run.stage(STAGE) / "model")
+    return Learned(len(examples), answer_tokens(examples), losses)
+
+
+def kept_dialogues(run: RunFolder) -> list[Rollout]:
+    """What Stage II kept for SFT."""
+    return list(read_records(run.root / "bootstrap" / "kept.jsonl", Rollout))
+
+
+def prepared(recipe: Recipe, run: RunFolder, model_path: Path) -> tuple[Policy, DialogueTokenizer, list[Example]]:
+    """The policy and what it learns from. Raises `StageError` when nothing fits, `WeightsError`."""
+    policy = Policy.load(model_path, recipe.sft, seed=recipe.seed)
+    tokenizer = DialogueTokenizer.of(policy.processor, run.images)
+    examples = examples_of(kept_dialogues(run), tokenizer, recipe)
+    if not examples:
+        hint = f"raise sft.max_length={recipe.sft.max_length} and delete {run.root / STAGE}"
+        raise StageError("no dialogue fits the length limit", where=STAGE, hint=hint)
+    return policy, tokenizer, examples
 
 
 def examples_of(rollouts: Sequence[Rollout], tokenizer: DialogueTokenizer, recipe: Recipe) -> list[Example]:

@@ -7,6 +7,7 @@ machine. What `sft.trainer` says goes to `TrainingArguments` as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safer_steer.actors.local import DialogueTokenizer
 from safer_steer.config import Recipe, SftConfig
 from safer_steer.errors import ConfigError
 from safer_steer.progress import Reporter
+from safer_steer.store import Journal
 from safer_steer.train.batch import Tokens, answer_tokens, tokens_of
 from safer_steer.train.checkpoint import journal_until
 from safer_steer.train.loss import token_logprobs
@@ -39,8 +41,11 @@ def train_with_trainer(
     tokenizer: DialogueTokenizer,
     examples: Sequence[Example],
     report: Reporter,
-) -> list[float]:
+) -> tuple[list[float], dict[str, Tensor] | None]:
     """Run the steps that are still to do; returns the loss of every step, those before a restart included.
+
+    Beside the losses, what was learned where the processes hold it in parts (`None`: the policy has it whole). In
+    several processes the first one alone writes, and has the losses and what was learned.
 
     Raises `ConfigError` for settings that `TrainingArguments` does not know or that cannot be met.
     """
@@ -54,14 +59,18 @@ def train_with_trainer(
     ordered = [
         examples[i] for n in range(1, total + 1) for i in chosen(n, len(examples), config.batch_size, recipe.seed)
     ]
-    journal = journal_until(folder / "metrics.jsonl", SftStep, start, lambda line: line.step)
-    with journal, report.stage(STAGE, total - start):
+    first = settings.process_index == 0
+    journal = (
+        journal_until(folder / "metrics.jsonl", SftStep, start, lambda line: line.step) if first else nullcontext()
+    )
+    with journal as kept, report.stage(STAGE, total - start):
         trainer = DialogueTrainer(
             policy=policy, tokenizer=tokenizer, config=config, total=total, args=settings, train_dataset=ordered
         )
-        trainer.add_callback(_Told(trainer, journal, report, config))
+        trainer.add_callback(_Told(trainer, kept, report, config))
         trainer.train(resume_from_checkpoint=last)
-        return [line.loss for line in journal]
+        losses = [line.loss for line in journal] if isinstance(journal, Journal) else []
+    return losses, trainer.gathered()
 
 
 def arguments(config: SftConfig, folder: Path, total: int, seed: int, *, cpu: bool) -> TrainingArguments:
@@ -72,11 +81,16 @@ def arguments(config: SftConfig, folder: Path, total: int, seed: int, *, cpu: bo
         "save_steps": config.checkpoint_every, "save_total_limit": 2, "seed": seed, "data_seed": seed,
         "remove_unused_columns": False, "report_to": "none", "use_cpu": cpu, "disable_tqdm": True,
         "bf16": False, "dataloader_pin_memory": not cpu,
+        # the head is called apart from the model (loss.py), so that what its output reaches tells nothing
+        "ddp_find_unused_parameters": False,
     }  # fmt: skip
     try:
         settings = TrainingArguments(**{**ours, **config.trainer})
     except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(f"not what TrainingArguments takes: {error}", where="sft.trainer") from error
+    if cpu and settings.fsdp:
+        what = "FSDP shards over GPUs; on CPUs accelerate would train whole copies and not say so"
+        raise ConfigError(what, where="sft.trainer.fsdp", hint="leave it out, or train where there are GPUs")
     together = settings.per_device_train_batch_size * settings.world_size
     if config.batch_size % together:
         hint = f"make batch_size={config.batch_size} a multiple of micro_batch times the number of processes"
@@ -95,7 +109,7 @@ class DialogueTrainer(Trainer):
         self, *, policy: Policy, tokenizer: DialogueTokenizer, config: SftConfig, total: int, **more: Any
     ) -> None:
         self._policy, self._sft, self._total = policy, config, total
-        self._device = policy.device
+        self._learning = frozenset(policy.trainable)
         self.summed = 0.0
 
         def collate(batch: Sequence[Example]) -> dict[str, Tensor]:
@@ -107,6 +121,13 @@ class DialogueTrainer(Trainer):
 
         super().__init__(model=policy.model, data_collator=collate, **more)
         self.model_accepts_loss_kwargs = True  # losses are divided by the tokens of the whole step, not by passes
+
+    def gathered(self) -> dict[str, Tensor] | None:
+        """What learned, by the policy's names, where no process has it whole; every process must ask."""
+        if self.accelerator.distributed_type in WHOLE:
+            return None
+        state: dict[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+        return {name: tensor for name, tensor in state.items() if name in self._learning}
 
     def create_optimizer(self, *args: Any, **more: Any) -> torch.optim.Optimizer:
         """AdamW on what learns, weight decay on all of it, as in our loop."""
@@ -152,17 +173,23 @@ class DialogueTrainer(Trainer):
 
 
 class _Told(TrainerCallback):
-    """Writes a line of `metrics.jsonl` for every step."""
+    """Writes a line of `metrics.jsonl` for every step, in the process that has the journal."""
 
-    def __init__(self, trainer: DialogueTrainer, journal: Any, report: Reporter, config: SftConfig) -> None:
+    def __init__(
+        self, trainer: DialogueTrainer, journal: Journal[SftStep] | None, report: Reporter, config: SftConfig
+    ) -> None:
         self._trainer, self._journal, self._report, self._config = trainer, journal, report, config
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **more: Any) -> None:
-        if logs is None or "grad_norm" not in logs or not state.is_world_process_zero:
+        if logs is None or "grad_norm" not in logs:
+            return
+        accelerator = self._trainer.accelerator
+        mine, self._trainer.summed = self._trainer.summed, 0.0
+        loss = float(accelerator.reduce(torch.tensor(mine, device=accelerator.device), "sum"))
+        if self._journal is None:
             return
         size = self._config.batch_size
         batch = self._trainer.train_dataset[(state.global_step - 1) * size : state.global_step * size]
-        loss, self._trainer.summed = self._trainer.summed, 0.0
         self._journal.append(
             SftStep(
                 step=state.global_step,

@@ -1,0 +1,90 @@
+"""SFT in several processes of one machine: what they learn, what they leave, how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from safer_steer.actors.local import LocalModel
+from safer_steer.config import recipe_from
+from safer_steer.errors import ConfigError, StageError
+from safer_steer.progress import Silent
+from safer_steer.store import RunFolder, read_records
+from safer_steer.train.sft import SftStep, run_sft
+from tiny_training import model_folder, tiny_recipe, write_kept
+
+LORA = {"rank": 4, "alpha": 8}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("model"))
+
+
+def sft(root: Path, start: Path, **more: object) -> list[SftStep]:
+    run = RunFolder(root)
+    write_kept(run)
+    settings = {"max_steps": 4, "batch_size": 4, "micro_batch": 2, "checkpoint_every": 2, "learning_rate": 0.005}
+    run_sft(tiny_recipe(sft={**settings, **more}), run, start, Silent())
+    return list(read_records(root / "sft" / "metrics.jsonl", SftStep))
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    return dict(LocalModel.load(root / "sft" / "model").model.state_dict())
+
+
+@pytest.mark.parametrize("lora", [LORA, None])
+def test_two_processes_learn_what_one_learns(tmp_path: Path, start: Path, lora: dict[str, int] | None) -> None:
+    ours = sft(tmp_path / "loop", start, lora=lora)
+    theirs = sft(tmp_path / "two", start, lora=lora, engine="trainer", processes=2)
+    assert [(line.step, line.tokens) for line in theirs] == [(line.step, line.tokens) for line in ours]
+    for name in ("loss", "learning_rate", "grad_norm"):
+        assert [getattr(line, name) for line in theirs] == pytest.approx(
+            [getattr(line, name) for line in ours], rel=1e-4
+        )
+    one, two = weights(tmp_path / "loop"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+def test_a_run_goes_on_after_its_processes_were_killed(tmp_path: Path, start: Path) -> None:
+    more: dict[str, object] = {"engine": "trainer", "processes": 2, "max_steps": 6}
+    whole = sft(tmp_path / "whole", start, **more)
+    script = (
+        "import sys; from pathlib import Path; from test_train_processes import sft;"
+        f"sft(Path(sys.argv[1]), Path(sys.argv[2]), **{more})"
+    )
+    cut = tmp_path / "cut"
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen([sys.executable, "-c", script, str(cut), str(start)], env=environ)
+    lines = cut / "sft" / "metrics.jsonl"
+    until = time.monotonic() + 240
+    while not (lines.exists() and lines.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive  # they ended with the one that waited for them
+    again = sft(cut, start, **more)
+    assert [line.step for line in again] == [line.step for line in whole]
+    assert [line.loss for line in again] == pytest.approx([line.loss for line in whole], rel=1e-4)
+
+
+def test_what_went_wrong_in_a_process_is_said(tmp_path: Path, start: Path) -> None:
+    with pytest.raises(ConfigError, match="several processes need"):
+        recipe_from({"sft": {"processes": 2}})
+    with pytest.raises(StageError, match="TrainingArguments takes"):
+        sft(tmp_path, start, engine="trainer", processes=2, trainer={"no_such_setting": 1})
+    with pytest.raises(StageError, match="FSDP shards over GPUs"):
+        sft(tmp_path / "sharded", start, engine="trainer", processes=2, trainer={"fsdp": "full_shard"})
+    assert not (tmp_path / "sft" / "model").exists()
