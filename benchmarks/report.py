@@ -15,6 +15,8 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +154,13 @@ def in_browser(page: Path, anchor: str) -> None:
         print(f"  searching every text: {browser.evaluate(SEARCH, timeout=120) / 1000:.1f} s")
 
 
+def timed(work: Callable[[], Path]) -> tuple[Path, str]:
+    """What the work made, and the wall and CPU time that it took."""
+    began, cpu = time.monotonic(), time.process_time()
+    made = work()
+    return made, f"{time.monotonic() - began:.1f} s ({time.process_time() - cpu:.1f} CPU-s)"
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--dialogues", type=int, default=3227)
@@ -170,16 +179,12 @@ def main() -> None:
                 evaluation(folder, everyone, f"model-{number}", 0.2 / (number + 1), store)
         print("as `safer-steer eval` leaves them:")
         for folder in folders:
-            began, cpu = time.monotonic(), time.process_time()
-            write_eval_report(folder, ImageStore(folder / "images"))
-            wall, cpu = time.monotonic() - began, time.process_time() - cpu
-            print(f"  {folder.name}: its own report in {wall:.1f} s ({cpu:.1f} CPU-s)")
-        began, cpu = time.monotonic(), time.process_time()
-        page = write_comparison(folders, root / "out")
-        wall, cpu = time.monotonic() - began, time.process_time() - cpu
+            _, took = timed(partial(write_eval_report, folder, ImageStore(folder / "images")))
+            print(f"  {folder.name}: its own report in {took}")
+        page, took = timed(partial(write_comparison, folders, root / "out"))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(f"report of {given.dialogues} dialogues x {given.models} models x {given.turns} turns:")
-        print(f"  written in {wall:.1f} s ({cpu:.1f} CPU-s), {page.stat().st_size / 1e6:.0f} MB, peak {peak} MB")
+        print(f"  written in {took}, {page.stat().st_size / 1e6:.0f} MB, peak {peak} MB")
         if CHROMIUM is not None:
             in_browser(page, f"static-d{given.dialogues // 2:05}")
 

@@ -17,11 +17,10 @@ from safer_steer.train.export import save_merged
 from safer_steer.train.loss import token_logprobs
 from safer_steer.train.metrics import GrpoStep
 from safer_steer.train.policy import Policy
-from safer_steer.train.sft import Example, SftStep, run_sft
-from tiny_training import Killed, likes_letters, model_folder, run_grpo, tiny_recipe, tiny_scripts, tutor, write_kept
+from safer_steer.train.sft import Example
+from tiny_training import LORA, Killed, likes_letters, model_folder, run_grpo, sft, tiny_recipe, tiny_scripts, tutor
 from tiny_vlm import tiny_processor, tiny_student
 
-LORA = {"rank": 4, "alpha": 8}
 BOTH = (Part.VISION, Part.PROJECTOR)
 
 
@@ -40,14 +39,6 @@ class Dies(Silent):
         self._left -= n
         if self._left == 0:
             raise Killed
-
-
-def sft(root: Path, start: Path, report: Silent | None = None, **more: object) -> list[SftStep]:
-    run = RunFolder(root)
-    write_kept(run)
-    settings = {"max_steps": 6, "batch_size": 4, "micro_batch": 2, "checkpoint_every": 2, "learning_rate": 0.005}
-    run_sft(tiny_recipe(sft={**settings, **more}), run, start, Silent() if report is None else report)
-    return list(read_records(root / "sft" / "metrics.jsonl", SftStep))
 
 
 @pytest.mark.filterwarnings("ignore")  # the Trainer's

@@ -16,25 +16,12 @@ import torch
 from safer_steer.actors.local import LocalModel
 from safer_steer.config import recipe_from
 from safer_steer.errors import ConfigError, StageError
-from safer_steer.progress import Silent
-from safer_steer.store import RunFolder, read_records
-from safer_steer.train.sft import SftStep, run_sft
-from tiny_training import model_folder, tiny_recipe, write_kept
-
-LORA = {"rank": 4, "alpha": 8}
+from tiny_training import LORA, model_folder, sft
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_folder(tmp_path_factory.mktemp("model"))
-
-
-def sft(root: Path, start: Path, **more: object) -> list[SftStep]:
-    run = RunFolder(root)
-    write_kept(run)
-    settings = {"max_steps": 4, "batch_size": 4, "micro_batch": 2, "checkpoint_every": 2, "learning_rate": 0.005}
-    run_sft(tiny_recipe(sft={**settings, **more}), run, start, Silent())
-    return list(read_records(root / "sft" / "metrics.jsonl", SftStep))
 
 
 def weights(root: Path) -> dict[str, torch.Tensor]:
@@ -56,10 +43,10 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, start: Path, lora: 
 
 
 def test_a_run_goes_on_after_its_processes_were_killed(tmp_path: Path, start: Path) -> None:
-    more: dict[str, object] = {"engine": "trainer", "processes": 2, "max_steps": 6}
+    more: dict[str, object] = {"engine": "trainer", "processes": 2}
     whole = sft(tmp_path / "whole", start, **more)
     script = (
-        "import sys; from pathlib import Path; from test_train_processes import sft;"
+        "import sys; from pathlib import Path; from tiny_training import sft;"
         f"sft(Path(sys.argv[1]), Path(sys.argv[2]), **{more})"
     )
     cut = tmp_path / "cut"

@@ -13,8 +13,10 @@ from PIL import Image
 from people import STAMP, ToldJudge, answer
 from safer_steer.config import Recipe, recipe_from
 from safer_steer.dialogue import History, ImageRef, Rollout, Script, ScriptKind, StopReason, Turn, UserTurn
-from safer_steer.store import RunFolder, write_records
+from safer_steer.progress import Silent
+from safer_steer.store import RunFolder, read_records, write_records
 from safer_steer.train.grpo import grpo
+from safer_steer.train.sft import SftStep, run_sft
 from safer_steer.verdict import Proposal, Scored, Verdict
 from tiny_vlm import tiny_processor, tiny_student
 
@@ -107,3 +109,12 @@ def write_kept(run: RunFolder, answers: tuple[str, ...] = ("eeee", "ee e")) -> N
         )
         rollouts.append(Rollout(script=script, turns=turns, stop=StopReason.COMPLETED))
     write_records(run.root / "bootstrap" / "kept.jsonl", rollouts)
+
+
+def sft(root: Path, start: Path, report: Silent | None = None, **more: object) -> list[SftStep]:
+    """A short Stage II training from the model folder `start`, with these settings; its metrics."""
+    run = RunFolder(root)
+    write_kept(run)
+    settings = {"max_steps": 6, "batch_size": 4, "micro_batch": 2, "checkpoint_every": 2, "learning_rate": 0.005}
+    run_sft(tiny_recipe(sft={**settings, **more}), run, start, Silent() if report is None else report)
+    return list(read_records(root / "sft" / "metrics.jsonl", SftStep))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import gc
 import threading
 import time
@@ -53,8 +52,7 @@ def sparing_collector() -> Iterator[None]:
 def release_memory() -> None:
     """Give what a finished stage freed back to the system: glibc would keep it, and the next stage pays for it."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "malloc_trim", None)
-    if trim is not None:
+    if (trim := _of_glibc("malloc_trim")) is not None:
         trim(0)
 
 
@@ -68,9 +66,13 @@ def keep_large_blocks_apart() -> None:
     Left alone it raises that bound to 32 MB with use; then buffers that grow (keys and values, activations) leave
     holes that nothing fits in, and a long run takes half as much again as it needs.
     """
-    choose = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "mallopt", None)
-    if choose is not None:
+    if (choose := _of_glibc("mallopt")) is not None:
         choose(_M_MMAP_THRESHOLD, LARGE)
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of the C library that this process runs on; `None` where it has none of that name."""
+    return getattr(ctypes.CDLL(None), name, None)
 
 
 @contextmanager

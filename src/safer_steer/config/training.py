@@ -79,6 +79,10 @@ class SftConfig(Training):
             raise ValueError("several processes need engine: trainer")
         return self
 
+    def binding(self) -> dict[str, Any]:
+        """The settings that what is learned depends on; the others may change between two runs of the command."""
+        return self.model_dump(mode="json", exclude={"checkpoint_every", "processes"})
+
 
 class OldPolicy(StrEnum):
     """Whose log-probabilities the ratio ρ = π / π_old is taken to.

@@ -29,8 +29,6 @@ from safer_steer.weights import weights_print
 
 STAGE = "sft"
 MAX_GRAD_NORM = 1.0
-NOT_BINDING = {"checkpoint_every", "processes"}
-"""Settings that change nothing about what is learned, and may change between two runs of the command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def run_sft(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) 
     Raises `StageError` when nothing fits, `StorageError`, `WeightsError`.
     """
     rollouts = kept_dialogues(run)
-    settings = (recipe.seed, recipe.sft.model_dump(mode="json", exclude=NOT_BINDING), recipe.system_prompt)
+    settings = (recipe.seed, recipe.sft.binding(), recipe.system_prompt)
     run.claim(STAGE, fingerprint(STAGE, settings, [item.to_json() for item in rollouts], weights_print(model_path)))
     done = run.finished(STAGE)
     if done is not None:
@@ -82,7 +80,7 @@ def run_sft(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) 
 
         learned = train_together(recipe, run, model_path, report)
     else:
-        learned = _train_here(recipe, run, model_path, report)
+        learned = _train_here(recipe, run, model_path, rollouts, report)
     result = {
         "dialogues": learned.dialogues,
         "too_long": len(rollouts) - learned.dialogues,
@@ -96,8 +94,10 @@ def run_sft(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) 
     return result
 
 
-def _train_here(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) -> Learned:
-    policy, tokenizer, examples = prepared(recipe, run, model_path)
+def _train_here(
+    recipe: Recipe, run: RunFolder, model_path: Path, rollouts: Sequence[Rollout], report: Reporter
+) -> Learned:
+    policy, tokenizer, examples = prepared(recipe, run, model_path, rollouts)
     if recipe.sft.engine is SftEngine.TRAINER:
         from safer_steer.train.sft_trainer import train_with_trainer  # only here: it brings transformers' Trainer
 
@@ -113,11 +113,13 @@ def kept_dialogues(run: RunFolder) -> list[Rollout]:
     return list(read_records(run.root / "bootstrap" / "kept.jsonl", Rollout))
 
 
-def prepared(recipe: Recipe, run: RunFolder, model_path: Path) -> tuple[Policy, DialogueTokenizer, list[Example]]:
-    """The policy and what it learns from. Raises `StageError` when nothing fits, `WeightsError`."""
+def prepared(
+    recipe: Recipe, run: RunFolder, model_path: Path, rollouts: Sequence[Rollout]
+) -> tuple[Policy, DialogueTokenizer, list[Example]]:
+    """The policy and what it learns from `rollouts`. Raises `StageError` when nothing fits, `WeightsError`."""
     policy = Policy.load(model_path, recipe.sft, seed=recipe.seed)
     tokenizer = DialogueTokenizer.of(policy.processor, run.images)
-    examples = examples_of(kept_dialogues(run), tokenizer, recipe)
+    examples = examples_of(rollouts, tokenizer, recipe)
     if not examples:
         hint = f"raise sft.max_length={recipe.sft.max_length} and delete {run.root / STAGE}"
         raise StageError("no dialogue fits the length limit", where=STAGE, hint=hint)

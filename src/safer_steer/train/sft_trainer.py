@@ -69,7 +69,7 @@ def train_with_trainer(
         )
         trainer.add_callback(_Told(trainer, kept, report, config))
         trainer.train(resume_from_checkpoint=last)
-        losses = [line.loss for line in journal] if isinstance(journal, Journal) else []
+        losses = [] if kept is None else [line.loss for line in kept]
     return losses, trainer.gathered()
 
 

@@ -17,7 +17,7 @@ from safer_steer.store import RunFolder, write_atomic
 from safer_steer.train.batch import answer_tokens
 from safer_steer.train.export import save_merged
 from safer_steer.train.policy import Policy
-from safer_steer.train.sft import STAGE, prepared, total_steps
+from safer_steer.train.sft import STAGE, kept_dialogues, prepared, total_steps
 from safer_steer.train.sft_processes import ERROR, Job, Plan, plan_file
 from safer_steer.train.sft_trainer import train_with_trainer
 
@@ -30,7 +30,7 @@ def work(job: Job) -> None:
     folder, first = run.stage(STAGE), os.environ["RANK"] == "0"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    policy, tokenizer, examples = prepared(recipe, run, job.model)
+    policy, tokenizer, examples = prepared(recipe, run, job.model, kept_dialogues(run))
     if first:
         steps = total_steps(len(examples), recipe.sft)
         plan = Plan(steps=steps, dialogues=len(examples), answer_tokens=answer_tokens(examples))

@@ -115,8 +115,10 @@ class PairEncoder:
         with torch.device("meta"):  # every weight comes out of the file: none is drawn first
             self._model: Any = LlamaModel(config).eval()
         wanted = self._model.state_dict().keys()
-        kept = file.state(lambda name: name.removeprefix("model.") in wanted)
-        self._model.load_state_dict({name.removeprefix("model."): kept[name] for name in kept}, assign=True)
+        state = file.state(lambda name: name.removeprefix("model.") in wanted)
+        self._model.load_state_dict(
+            {name.removeprefix("model."): tensor for name, tensor in state.items()}, assign=True
+        )
         self._model.rotary_emb = type(self._model.rotary_emb)(config)
         self._model.norm = nn.Identity()
         use_onednn(self._model)

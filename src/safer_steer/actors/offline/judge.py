@@ -76,17 +76,14 @@ class Desk:
 
     def read(self, case: Case) -> Reading:
         """Read one case now. What the answer says to a judge is removed first."""
-        reader = self.reader
-        take_one()
-        return read(reader.eyes.look(replace(case, answer=strip_appeals(case.answer))), reader.heads)
+        with computing():
+            reader = self.reader
+            take_one()
+            return read(reader.eyes.look(replace(case, answer=strip_appeals(case.answer))), reader.heads)
 
     async def aread(self, case: Case) -> Reading:
         """Read one case in the worker thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._read, case)
-
-    def _read(self, case: Case) -> Reading:
-        with computing():
-            return self.read(case)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self.read, case)
 
 
 def degenerate(reading: Reading) -> bool:

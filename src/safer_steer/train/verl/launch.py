@@ -158,11 +158,7 @@ def _grpo_inputs(recipe: Recipe, model: Path, scripts: Sequence[Script]) -> str:
 
 def _sft_inputs(recipe: Recipe, model: Path, rollouts: Sequence[Rollout]) -> str:
     """What the training of Stage II depends on, likewise."""
-    settings = (
-        recipe.seed,
-        recipe.system_prompt,
-        recipe.sft.model_dump(mode="json", exclude={"checkpoint_every", "processes"}),
-    )
+    settings = (recipe.seed, recipe.system_prompt, recipe.sft.binding())
     return fingerprint("sft-verl", VERL_VERSION, settings, [r.to_json() for r in rollouts], weights_print(model))
 
 
