@@ -64,19 +64,21 @@ def test_the_student_learns_what_the_tutor_likes(tmp_path: Path, start: Path) ->
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, start: Path) -> None:
-    whole = go(tmp_path / "whole", start, tutor(likes_letters))
+    whole = go(tmp_path / "whole", start, tutor(likes_letters), decay=True)
     with pytest.raises(BaseException) as error:
-        go(tmp_path / "cut", start, tutor(likes_letters, kill_at=50))
+        go(tmp_path / "cut", start, tutor(likes_letters, kill_at=50), decay=True)
     assert error.group_contains(Killed) if isinstance(error.value, BaseExceptionGroup) else error.type is Killed
     assert 0 < len(metrics(tmp_path / "cut")) < 4
-    again = go(tmp_path / "cut", start, tutor(likes_letters))
+    again = go(tmp_path / "cut", start, tutor(likes_letters), decay=True)
     assert learned(metrics(tmp_path / "cut")) == learned(metrics(tmp_path / "whole"))
+    rates = [line.learning_rate for line in metrics(tmp_path / "cut")]
+    assert rates == pytest.approx([rates[0], 0.75 * rates[0], 0.5 * rates[0], 0.25 * rates[0]])
     clock = {"rollout_seconds", "update_seconds"}
     assert {k: v for k, v in again.items() if k not in clock} == {k: v for k, v in whole.items() if k not in clock}
     for name in ("whole", "cut"):
         keys = [line.rollout.key for line in read_records(tmp_path / name / "grpo" / "rollouts.jsonl", Transcript)]
         assert len(keys) == len(set(keys)) > 0
-    assert go(tmp_path / "cut", start, tutor(likes_letters, kill_at=1)) == again
+    assert go(tmp_path / "cut", start, tutor(likes_letters, kill_at=1), decay=True) == again
 
 
 def test_another_recipe_may_not_go_on_in_the_same_folder(tmp_path: Path, start: Path) -> None:

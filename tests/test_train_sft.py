@@ -18,7 +18,8 @@ from safer_steer.store import RunFolder, read_records
 from safer_steer.train import sft
 from safer_steer.train.checkpoint import Checkpoint
 from safer_steer.train.policy import Policy, descend
-from safer_steer.train.sft import SftStep, chosen, examples_of, run_sft, schedule
+from safer_steer.train.rates import rate_share
+from safer_steer.train.sft import SftStep, chosen, examples_of, run_sft
 from tiny_training import Killed, model_folder, tiny_recipe, write_kept
 from tiny_vlm import END, IMAGE, tiny_processor
 
@@ -129,5 +130,5 @@ def test_every_epoch_shows_every_dialogue_once(count: int, size: int, seed: int)
 
 @given(st.integers(1, 200), st.floats(0, 1))
 def test_the_learning_rate_stays_between_nothing_and_all(total: int, warmup: float) -> None:
-    rates = [schedule(step, total, warmup) for step in range(1, total + 1)]
+    rates = [rate_share(step, total, warmup) for step in range(1, total + 1)]
     assert all(0 < rate <= 1 for rate in rates) and max(rates) == 1

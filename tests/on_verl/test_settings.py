@@ -29,6 +29,7 @@ ESTIMATOR = {"shaping": "tcsr", "alpha": 0.3, "discount": 1.0, "divide_by_std": 
 
 CHANGED = {
     "learning_rate": (3e-6, "actor_rollout_ref.actor.optim.lr", 3e-6),
+    "decay": (True, "actor_rollout_ref.actor.optim.lr_scheduler_type", "cosine"),
     "steps": (7, "trainer.total_training_steps", 7),
     "seeds_per_step": (24, "data.train_batch_size", 24),
     "samples": (3, "actor_rollout_ref.rollout.n", 3),

@@ -107,6 +107,8 @@ class GrpoConfig(Training):
     """Stage III. The paper: lr 1e-5, K = 5, β = 0.1, 1 epoch, length 10240, advantage without the std."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    decay: bool = False
+    """Whether the learning rate falls in a line over the steps, the last of which has 1/steps of it. Off: constant."""
     steps: Positive = 100
     seeds_per_step: Positive = 8
     samples: Annotated[int, Field(ge=2)] = 5

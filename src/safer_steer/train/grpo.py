@@ -26,6 +26,7 @@ from safer_steer.train.memory import announcement
 from safer_steer.train.metrics import GrpoStep, describe, table_head, table_row, warnings, without_traces
 from safer_steer.train.playing import Played, play_step
 from safer_steer.train.policy import Policy
+from safer_steer.train.rates import rate_share, set_rate
 from safer_steer.train.schedule import scripts_of_step, shortened
 from safer_steer.train.update import Updater
 from safer_steer.train.watching import MeteredJudge, hold_out, is_probed, probe
@@ -161,6 +162,8 @@ class Trainer:
     async def _step(self, step: int, transcripts: Journal[Transcript]) -> GrpoStep:
         config, began = self._config, time.monotonic()
         scripts = scripts_of_step(self._scripts, step, config.seeds_per_step, config.benign_share, self._recipe.seed)
+        rate = config.learning_rate * (rate_share(step, config.steps, 0.0) if config.decay else 1.0)
+        set_rate(self._optimizer, rate)
         played = await play_step(scripts, self._cast, config, step, self._recipe.open_dialogues)
         if played.outage is not None:  # before anything is written: with the tutor back, the step is played again
             problem = f"step {step}: no dialogue was scored to its end, such as {played.outage}"
@@ -177,6 +180,7 @@ class Trainer:
             **values,
             **learned,
             **await self._probe(step),
+            learning_rate=rate,
             tutor_seconds=bill.seconds,
             tutor_prompt_tokens=bill.prompt_tokens,
             tutor_completion_tokens=bill.completion_tokens,

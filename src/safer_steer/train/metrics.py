@@ -50,6 +50,7 @@ class GrpoStep(Record):
     of all answers that decline, by their words; it and the four before `loss` are `None` where nothing was said, and
     `reward` and `return_mean` leave out dialogues that broke off. `tutor_*`: mean seconds a verdict, tokens, and price
     of the step, without the `tutor_uncounted` calls whose tokens the server did not tell.
+    `learning_rate` is the step's.
     `held_out_*` are the evaluation judge's means on scripts kept out of training, on the steps that probe.
     """
 
@@ -81,6 +82,7 @@ class GrpoStep(Record):
     drift: float | None = None
     grad_norm: float | None = None
     trained_tokens: int = 0
+    learning_rate: float | None = None
     rollout_seconds: float = 0.0
     update_seconds: float = 0.0
     tokens_per_second: float = 0.0

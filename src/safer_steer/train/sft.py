@@ -25,6 +25,7 @@ from safer_steer.train.export import save_merged
 from safer_steer.train.loss import token_logprobs
 from safer_steer.train.memory import announcement
 from safer_steer.train.policy import Policy, descend
+from safer_steer.train.rates import rate_share, set_rate
 from safer_steer.weights import weights_print
 
 STAGE = "sft"
@@ -165,9 +166,8 @@ def train(
     with journal, report.stage(STAGE, total - start):
         for step in range(start + 1, total + 1):
             began = time.monotonic()
-            rate = config.learning_rate * schedule(step, total, config.warmup_share)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            rate = config.learning_rate * rate_share(step, total, config.warmup_share)
+            set_rate(optimizer, rate)
             batch = [examples[index] for index in chosen(step, len(examples), config.batch_size, recipe.seed)]
             loss, norm = update(policy, tokenizer, optimizer, batch, config.micro_batch)
             line = SftStep(
@@ -229,13 +229,3 @@ def _order(count: int, epoch: int, seed: int) -> list[int]:
     order = list(range(count))
     random.Random(stable_id(STAGE, seed, epoch)).shuffle(order)
     return order
-
-
-def schedule(step: int, total: int, warmup_share: float) -> float:
-    """The share of the learning rate at `step` (from 1): up in a line over the warm-up, then down in a line.
-
-    >>> [round(schedule(step, 5, 0.4), 2) for step in range(1, 6)]
-    [0.5, 1.0, 0.75, 0.5, 0.25]
-    """
-    warmup = max(1, round(total * warmup_share))
-    return step / warmup if step <= warmup else 1 - (step - warmup) / (total - warmup + 1)

@@ -28,7 +28,8 @@ from safer_steer.train.batch import Tokens, answer_tokens, tokens_of
 from safer_steer.train.checkpoint import journal_until
 from safer_steer.train.loss import token_logprobs
 from safer_steer.train.policy import Policy
-from safer_steer.train.sft import MAX_GRAD_NORM, STAGE, Example, SftStep, chosen, schedule, total_steps
+from safer_steer.train.rates import rate_share
+from safer_steer.train.sft import MAX_GRAD_NORM, STAGE, Example, SftStep, chosen, total_steps
 
 WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Where every process has the whole model, so that its head can be called by itself, on answer tokens alone."""
@@ -140,7 +141,7 @@ class DialogueTrainer(Trainer):
         """Our warm-up and decay; the scheduler counts steps from 0."""
         warmup = self._sft.warmup_share
         chosen = self.optimizer if optimizer is None else optimizer
-        self.lr_scheduler = LambdaLR(chosen, lambda done: schedule(min(done + 1, self._total), self._total, warmup))
+        self.lr_scheduler = LambdaLR(chosen, lambda done: rate_share(min(done + 1, self._total), self._total, warmup))
         return self.lr_scheduler
 
     def _get_train_sampler(self, *args: Any, **more: Any) -> SequentialSampler:

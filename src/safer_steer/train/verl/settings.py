@@ -71,6 +71,8 @@ def check_recipe(recipe: Recipe) -> None:
 def verl_config(recipe: Recipe, *, model: Path, data: Path, run: Path, loop: Path) -> dict[str, Any]:
     """verl's keys for Stage III, dotted; all others keep verl's defaults. Raises `ConfigError`.
 
+    With `grpo.decay`, verl's learning rate falls along a cosine, the single-machine engine's along a line.
+
     `data` is the parquet of `data.write_rl_data`, `loop` the agent loop's YAML, `run` the run folder.
     """
     check_recipe(recipe)
@@ -144,7 +146,7 @@ def _learning(grpo: GrpoConfig, recipe: Recipe) -> dict[str, Any]:
         f"{actor}.optim.lr": grpo.learning_rate,
         f"{actor}.optim.weight_decay": grpo.weight_decay,
         f"{actor}.optim.clip_grad": grpo.max_grad_norm,
-        f"{actor}.optim.lr_scheduler_type": "constant",
+        f"{actor}.optim.lr_scheduler_type": "cosine" if grpo.decay else "constant",
         f"{actor}.grad_clip": grpo.max_grad_norm,
         f"{actor}.clip_ratio": grpo.clip,
         f"{actor}.clip_ratio_low": grpo.clip,
