@@ -21,7 +21,7 @@ from safer_steer.config import EvalConfig
 from safer_steer.dialogue import AnswerState, Rollout, Script, ScriptKind, StopReason, Turn, UserTurn
 from safer_steer.seats import ScriptUser
 from safer_steer.store import RunFolder, write_json, write_records
-from safer_steer.verdict import Unscored, UnscoredReason
+from safer_steer.verdict import Stamp, Unscored, UnscoredReason
 
 CATEGORIES = ("fraud", "malware", "privacy_violation", "drugs", "harassment")
 STRATEGIES = ("roleplay", "fiction_writer", "authority_figure")
@@ -94,18 +94,28 @@ def played(of: Script, model: str, protocol: str) -> Rollout:
 
 
 def evaluate(
-    folder: Path, rollouts: list[Rollout], model: str, protocol: str, faults: tuple[Rollout, ...] = ()
+    folder: Path,
+    rollouts: list[Rollout],
+    model: str,
+    protocol: str,
+    faults: tuple[Rollout, ...] = (),
+    *,
+    judge: Stamp = STAMP,
+    suite: str = "steer-mini",
+    marks: EvalConfig | None = None,
 ) -> None:
+    told = ToldJudge(lambda h, a: scored())
+    told.stamp = judge
     evaluation = Evaluation(
-        model=ToldAssistant(lambda h: "x"), judge=ToldJudge(lambda h, a: scored()), user=ScriptUser(), scripts=(),
-        suite="steer-mini", protocol=protocol, folder=folder, name=model,
+        model=ToldAssistant(lambda h: "x"), judge=told, user=ScriptUser(), scripts=(),
+        suite=suite, protocol=protocol, folder=folder, name=model,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_records(folder / "rollouts.jsonl", rollouts)
     write_records(folder / "faults.jsonl", [Fault(attempt=1, rollout=rollout) for rollout in faults])
     everything = [*rollouts, *faults]
-    write_json(folder / "summary.json", summarise(everything, evaluation, EvalConfig(), 12.5).contract())
-    write_turns(folder / "turns.parquet", everything, model=model, protocol=protocol, suite="steer-mini")
+    write_json(folder / "summary.json", summarise(everything, evaluation, marks or EvalConfig(), 12.5).contract())
+    write_turns(folder / "turns.parquet", everything, model=model, protocol=protocol, suite=suite)
 
 
 def fake_run(root: Path, count: int = 40) -> RunFolder:

@@ -1,4 +1,4 @@
-"""What an evaluation wrote down: the journals of its folder, and its dialogues read back one at a time."""
+"""What an evaluation wrote down: the journals of its folder, its dialogues read back one at a time, and their images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,24 @@ from pathlib import Path
 import orjson
 
 from safer_steer.dialogue import Record, Rollout, Turn, UserTurn
-from safer_steer.store import Journal, disk_errors, parse_record
+from safer_steer.errors import ConfigError
+from safer_steer.store import ImageStore, Journal, disk_errors, parse_record
 from safer_steer.verdict import Scored, Unscored, UnscoredReason, Verdict
+
+
+def require_evaluation(folder: Path) -> None:
+    """Raises `ConfigError` where `folder` holds no evaluation that has come to its end."""
+    if (folder / "rollouts.jsonl").exists() and (folder / "summary.json").exists():
+        return
+    inside = sorted(path.parent for path in folder.glob("eval/*/summary.json"))
+    hint = f"name one of {', '.join(map(str, inside))}" if inside else "give a folder that `safer-steer eval` finished"
+    raise ConfigError("holds no finished evaluation", where=folder, hint=hint)
+
+
+def images_of(folder: Path) -> ImageStore:
+    """The images of an evaluation: beside it or, where it is one of a run's, at the root of the run."""
+    homes = [place / "images" for place in (folder, folder.parent, folder.parent.parent)]
+    return ImageStore(next((home for home in homes if home.is_dir()), homes[0]))
 
 
 def was_away(verdict: Verdict) -> bool:

@@ -7,11 +7,10 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 from pydantic import ValidationError
 
-from safer_steer.bench.books import Books, outcomes, was_away
+from safer_steer.bench.books import Books, images_of, outcomes, require_evaluation, was_away
 from safer_steer.bench.evaluate import Evaluation, Protocol, Session, Summary, close_books
 from safer_steer.bench.tally import Tally
 from safer_steer.config import EvalConfig
@@ -33,21 +32,14 @@ class Transcripts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not (folder / "rollouts.jsonl").exists() or not (folder / "summary.json").exists():
-            self._refuse()
+        require_evaluation(folder)
         try:
             told = json.loads((folder / "summary.json").read_text())
             self.of = Protocol.from_json(json.dumps(told["of"]))
             self.skips = Skips.from_json(json.dumps(told["skipped_rows"]))
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
             raise ConfigError(f"its summary cannot be read: {error}", where=folder) from error
-        homes = [folder / "images", folder.parent / "images", folder.parent.parent / "images"]
-        self.images = ImageStore(next((home for home in homes if home.is_dir()), homes[0]))
-
-    def _refuse(self) -> NoReturn:
-        inside = sorted(path.parent for path in self.folder.glob("eval/*/summary.json"))
-        named = f"name one of {', '.join(map(str, inside))}" if inside else "finish `safer-steer eval` there first"
-        raise ConfigError("holds no finished evaluation", where=self.folder, hint=named)
+        self.images = images_of(folder)
 
     def __iter__(self) -> Iterator[Rollout]:
         return outcomes(self.folder)

@@ -21,15 +21,15 @@ def report_(recipe: RecipeOption = None, out: OutOption = Path("runs/demo"), set
 
     if not out.is_dir():
         raise ConfigError("no such run folder", where=out, hint="give the --out of an earlier stage")
-    run = RunFolder(out)
     if (out / "rollouts.jsonl").exists():  # the folder of `safer-steer eval`
+        from safer_steer.bench.books import images_of
         from safer_steer.report import write_eval_report
 
-        typer.echo(f"report: {write_eval_report(out, run.images)}", err=True)
+        typer.echo(f"report: {write_eval_report(out, images_of(out))}", err=True)
     else:
         kept = out / "recipe.yaml"  # the recipe its last stage was run with
         chosen = kept if recipe is None and kept.is_file() else recipe
-        Pipeline(recipe_of(chosen, set_), run, reporter()).write_report()
+        Pipeline(recipe_of(chosen, set_), RunFolder(out), reporter()).write_report()
 
 
 def inspect_log(
@@ -40,14 +40,15 @@ def inspect_log(
     images: Annotated[bool, typer.Option("--images/--no-images", help="Put the images into the log.")] = True,
 ) -> None:
     """Write an evaluation as an Inspect log, for `inspect view`. Needs the extra `safer-steer[inspect]`."""
-    if not (out / "rollouts.jsonl").exists():
-        raise ConfigError("holds no evaluation", where=out, hint="give the --out of `safer-steer eval --model …`")
+    from safer_steer.bench.books import images_of, require_evaluation
+
+    require_evaluation(out)
     from safer_steer.inspecting.log import export_log
 
     target = out.with_name(f"{out.name}.eval") if log is None else log
     if target.suffix not in (".eval", ".json"):
         raise ConfigError("a log ends in .eval or .json", where=target, hint="choose another --log")
-    count = export_log(out, target, RunFolder(out).images if images else None)
+    count = export_log(out, target, images_of(out) if images else None)
     typer.echo(json.dumps({"dialogues": count, "log": str(target)}, indent=2))
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from safer_steer.bench.books import images_of, require_evaluation
 from safer_steer.bench.turns import REPEATED
 from safer_steer.config import Recipe
-from safer_steer.errors import ConfigError, StageError, StorageError
+from safer_steer.errors import StageError, StorageError
 from safer_steer.report import facts
 from safer_steer.report.comparisons import Comparisons, comparisons
 from safer_steer.report.exports import result_tables
 from safer_steer.report.headline import headline
+from safer_steer.report.naming import told_apart
 from safer_steer.report.results import MODELS, PROTOCOLS, Result, level, read_result
 from safer_steer.report.tables import write_tables
 from safer_steer.report.view import page
@@ -43,20 +45,16 @@ def write_run_report(run: RunFolder, *, recipe: Recipe) -> Path:
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     """Evaluations of several folders in one report: `report.html`, `summary.json`, `turns.parquet`, `tables/`.
 
-    Models bear the names their evaluations gave them. Raises `ConfigError` when two folders hold the same model under
-    the same protocol, `StorageError` when one holds no evaluation.
+    Models bear the names their evaluations gave them, and where those clash their folders' besides (`told_apart`).
+    Raises `ConfigError` when a folder holds no evaluation or is named twice.
     """
-    results = level([read_result(folder) for folder in folders])
-    seen: dict[tuple[str, str], Path] = {}
-    for folder, result in zip(folders, results, strict=True):
-        twin = seen.setdefault((result.model, result.protocol), folder)
-        if twin is not folder:
-            what = f"'{result.model}' ({result.protocol}) is also in {twin}"
-            raise ConfigError(what, where=folder, hint="leave one of the two out")
+    for folder in folders:
+        require_evaluation(folder)
+    results = told_apart(level([read_result(folder) for folder in folders]), folders)
     compared = comparisons(results)
     write_json(out / "summary.json", _figures(results, compared))
-    _merge_turns([folder / "turns.parquet" for folder in folders], out / "turns.parquet")
-    stores = _Stores([ImageStore(folder / "images") for folder in folders])
+    _merge_turns({folder / "turns.parquet": r.model for folder, r in zip(folders, results, strict=True)}, out)
+    stores = _Stores([images_of(folder) for folder in folders])
     return _write(out, results, compared, stores, title="Evaluations compared", run=None)
 
 
@@ -82,17 +80,23 @@ def _table(path: Path) -> pa.Table:
         return file.read()
 
 
-def _merge_turns(paths: Sequence[Path], out: Path) -> None:
-    sink = pa.BufferOutputStream()
+def _merge_turns(paths: Mapping[Path, str], folder: Path) -> None:
+    """The tables at `paths` as one, each under the name its model bears here."""
+    out, sink = folder / "turns.parquet", pa.BufferOutputStream()
     try:
         with disk_errors(out):
-            tables = [_table(path) for path in paths]
+            tables = [_named(_table(path), model) for path, model in paths.items()]
         pq.write_table(
             pa.concat_tables(tables, promote_options="default"), sink, compression="zstd", use_dictionary=REPEATED
         )
     except pa.ArrowException as error:
         raise StorageError(f"cannot be put together: {error}", where=out, hint="evaluate again, it resumes") from error
     write_atomic(out, sink.getvalue().to_pybytes())
+
+
+def _named(table: pa.Table, model: str) -> pa.Table:
+    place = table.schema.get_field_index("model")
+    return table.set_column(place, "model", pa.array([model] * table.num_rows, pa.string()))
 
 
 def _write(
