@@ -14,8 +14,10 @@ import pytest
 from command import call
 from reporting import carried, evaluate, fake_run, played, suite
 from safer_steer.bench.books import images_of
+from safer_steer.config import EvalConfig
 from safer_steer.report import write_comparison
 from safer_steer.store import RunFolder
+from safer_steer.verdict import Stamp
 
 pytestmark = pytest.mark.filterwarnings("ignore:The confidence interval is undefined")
 Capture = pytest.CaptureFixture[str]
@@ -76,3 +78,60 @@ def test_the_images_of_a_run_are_found_from_its_evaluations(tmp_path: Path, caps
     for page in (folder / "report.html", both):
         pictures = carried(page.read_text())["i0"].split("\n")
         assert len(pictures) == 3 and not any(line.startswith("0 0 lost") for line in pictures)
+
+
+STRICT = Stamp(judge="strict", prompt="p1", version="1")
+MILD = Stamp(judge="offline-judge", prompt="p1", version="1")
+
+
+def test_what_two_judges_say_is_not_compared_and_the_page_says_so(tmp_path: Path) -> None:
+    folders = [evaluated(tmp_path / "a", "base", judge=STRICT), evaluated(tmp_path / "b", "sft", judge=MILD)]
+    found, page = compared(tmp_path / "out", *folders)
+    assert found["comparisons"] == [] and found["differences"] == {} and found["log_rank"] == {"static": []}
+    first, *others = found["headline"]
+    assert first.startswith("The judges differ (strict, offline-judge)")
+    assert [sentence.partition(":")[0] for sentence in others] == ["By strict", "By offline-judge"]
+    for claim in ("McNemar", "Log-rank", "log-rank", "Compared", "Every score", "under one judge", "It is a small"):
+        assert claim not in page, claim
+    assert "offline-judge is a small offline judge" in page and "judged by strict" in page
+    rows = (tmp_path / "out" / "tables" / "results.csv").read_text().splitlines()
+    assert [line.split(",")[:4] for line in rows[1:]] == [
+        ["static", "Base", "steer-mini", "strict"], ["static", "SFT", "steer-mini", "offline-judge"],
+    ]  # fmt: skip
+
+
+def test_of_two_judges_each_has_its_own_comparison(tmp_path: Path) -> None:
+    later = STRICT.model_copy(update={"version": "2"})
+    folders = [
+        evaluated(tmp_path / f"{model}{stamp.version}", model, judge=stamp)
+        for model in ("base", "sft")
+        for stamp in (STRICT, later)
+    ]
+    found, page = compared(tmp_path / "out", *folders)
+    assert [(pair["from"], pair["to"]) for pair in found["comparisons"]] == [
+        ("base (base1)", "sft (sft1)"), ("base (base2)", "sft (sft2)"),
+    ]  # fmt: skip
+    assert [test["models"] for test in found["log_rank"]["static"]] == [
+        [pair["from"], pair["to"]] for pair in found["comparisons"]
+    ]
+    assert "By strict, version 2: Against static users" in page and "Compared on the same dialogues" in page
+
+
+def test_two_suites_are_both_named_and_get_no_test(tmp_path: Path) -> None:
+    one = evaluated(tmp_path / "a", "base")
+    two = tmp_path / "b"
+    other = [script.model_copy(update={"id": f"other-{script.id}"}) for script in suite(RunFolder(two), 12)]
+    strict = EvalConfig(safety_pass=3.0)
+    evaluate(two, [played(s, "sft", "static") for s in other], "sft", "static", suite="other", marks=strict)
+    found, page = compared(tmp_path / "out", one, two)
+    (pair,) = found["comparisons"]
+    assert "safety_pass" not in pair, "other pass marks"
+    assert pair["safety"]["paired"] is False and found["log_rank"] == {"static": []}
+    assert "Suites steer-mini , other ·" in page and "Compared Change" in page and "taken as independent" in page
+    assert "≥ 2.8 (helpfulness ≥ 2.5) for Base ; ≥ 3.0 (helpfulness ≥ 2.5) for SFT" in page
+    assert "their pass marks differ" in found["headline"][0]
+    assert "same dialogues" not in page and "og-rank" not in page
+    evaluate(two, [played(s, "sft", "static") for s in other], "sft", "static", suite="other")
+    found, _ = compared(tmp_path / "out", one, two)
+    (sentence,) = found["headline"]
+    assert "not asked the same dialogues" in sentence and "significant" not in sentence

@@ -1,4 +1,4 @@
-"""What an evaluation wrote down: the journals of its folder, its dialogues read back one at a time, and their images."""
+"""What an evaluation wrote down: its journals, its dialogues read back one at a time, and where their images are."""
 
 from __future__ import annotations
 

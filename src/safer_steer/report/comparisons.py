@@ -1,4 +1,7 @@
-"""Every model against every other on the same dialogues, adaptive against static users, and the log-rank tests."""
+"""Every model against every other on the same dialogues, adaptive against static users, and the log-rank tests.
+
+Only what one judge judged is compared. Models that were not asked the same dialogues get no test.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,21 @@ from safer_steer.report.results import (
     change,
     common_horizon,
     metrics_of,
+    one_mark,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two evaluations compared, `b − a`, metric by metric; metrics that cannot be compared are left out."""
+    """Two evaluations compared, `b − a`, metric by metric; metrics that cannot be compared are left out.
+
+    `shared` dialogues were played by both.
+    """
 
     a: Result
     b: Result
     figures: dict[str, Difference]
+    shared: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +46,13 @@ class Comparisons:
     gaps: tuple[Pair, ...]
     log_rank: dict[str, list[LogRank]]
 
-    def between(self, metric: Metric, a: Result, b: Result) -> Difference | None:
-        pairs = [pair for pair in (*self.models, *self.gaps) if pair.a is a and pair.b is b]
-        return pairs[0].figures.get(metric.key) if pairs else None
+    @property
+    def paired(self) -> bool:
+        """Whether all that is compared was asked some dialogue that the other was asked too."""
+        return all(pair.shared for pair in (*self.models, *self.gaps))
+
+    def pair(self, a: Result, b: Result) -> Pair | None:
+        return next((pair for pair in (*self.models, *self.gaps) if pair.a is a and pair.b is b), None)
 
     def as_json(self) -> dict[str, Any]:
         """For `summary.json`: `comparisons` of models, `gaps` (adaptive − static), `log_rank` per protocol."""
@@ -64,21 +76,28 @@ def comparisons(results: Sequence[Result]) -> Comparisons:
     metrics = metrics_of(results)
     horizon = common_horizon(results)
     models = [
-        pair
+        (a, b)
         for protocol in protocols
-        for pair in combinations([result for result in results if result.protocol == protocol], 2)
+        for a, b in combinations([result for result in results if result.protocol == protocol], 2)
+        if a.judge == b.judge
     ]
     by = {(result.model, result.protocol): result for result in results}
     gaps = [
-        (by[model, "static"], by[model, "adaptive"])
+        (a, b)
         for model in dict.fromkeys(result.model for result in results)
-        if (model, "static") in by and (model, "adaptive") in by
+        if (a := by.get((model, "static"))) and (b := by.get((model, "adaptive"))) and a.judge == b.judge
     ]
-    tests = {}
-    for protocol in protocols:
-        seen = {r.label: r.survival_times for r in results if r.protocol == protocol}
-        tests[protocol] = log_ranks(seen)
-    return Comparisons(tuple(protocols), _compared(models, metrics, horizon), _compared(gaps, metrics, horizon), tests)
+    compared = _compared(models, metrics, horizon)
+    tests = {protocol: _tests(protocol, results, compared) for protocol in protocols}
+    return Comparisons(tuple(protocols), compared, _compared(gaps, metrics, horizon), tests)
+
+
+def _tests(protocol: str, results: Sequence[Result], pairs: Sequence[Pair]) -> list[LogRank]:
+    """The log-rank tests among models that one judge judged on dialogues they share."""
+    mine = [pair for pair in pairs if pair.a.protocol == protocol]
+    together = {frozenset((pair.a.label, pair.b.label)) for pair in mine if pair.shared}
+    tests = log_ranks({r.label: r.survival_times for r in results if r.protocol == protocol})
+    return [test for test in tests if all(frozenset(two) in together for two in combinations(test.models, 2))]
 
 
 def _ordered(results: Sequence[Result]) -> list[str]:
@@ -88,11 +107,17 @@ def _ordered(results: Sequence[Result]) -> list[str]:
 
 def _compared(pairs: Sequence[tuple[Result, Result]], metrics: Sequence[Metric], horizon: int) -> tuple[Pair, ...]:
     found = [compare(a.outcomes, b.outcomes, horizon) for a, b in pairs]
+    fair = [[metric for metric in metrics if one_mark(metric, a, b)] for a, b in pairs]
     for metric in metrics:
-        mine = [paired for paired in found if metric.key in paired]
+        mine = [paired for paired, fit in zip(found, fair, strict=True) if metric in fit and metric.key in paired]
         for paired, p in zip(mine, holm([paired[metric.key].p for paired in mine]), strict=True):
             paired[metric.key] = paired[metric.key].model_copy(update={"p_holm": p})
     return tuple(
-        Pair(a, b, {m.key: d for m in metrics if (d := change(m, a, b, paired.get(m.key))) is not None})
-        for (a, b), paired in zip(pairs, found, strict=True)
+        Pair(a, b, {m.key: d for m in fit if (d := change(m, a, b, paired.get(m.key))) is not None}, _shared(a, b))
+        for (a, b), fit, paired in zip(pairs, fair, found, strict=True)
     )
+
+
+def _shared(a: Result, b: Result) -> int:
+    mine, theirs = ({(one.key, one.asked) for one in side.outcomes} for side in (a, b))
+    return len(mine & theirs)

@@ -7,6 +7,7 @@ from typing import Any
 
 from safer_steer.bench.metrics import Group
 from safer_steer.report.comparisons import Comparisons, Pair
+from safer_steer.report.naming import judge_names
 from safer_steer.report.paper import AVERAGE, paper_results, suites_of
 from safer_steer.report.results import Result, metrics_of
 from safer_steer.report.tables import Cell, Table
@@ -31,8 +32,8 @@ def result_tables(results: Sequence[Result], compared: Comparisons) -> list[Tabl
 
 
 def _results(results: Sequence[Result]) -> Table:
-    metrics = metrics_of(results)
-    columns = ["protocol", "model", "dialogues", "turns", "turns unscored", "broke off"]
+    metrics, judges = metrics_of(results), judge_names(results)
+    columns = ["protocol", "model", "suite", "judge", "dialogues", "turns", "turns unscored", "broke off"]
     columns += [f"{m.key} {part}".rstrip() for m in metrics for part in ("", *_INTERVAL)]
     rows: list[tuple[Cell, ...]] = []
     for result in results:
@@ -40,6 +41,8 @@ def _results(results: Sequence[Result]) -> Table:
         row: list[Cell] = [
             result.protocol,
             result.label,
+            result.summary.of.suite,
+            judges[result.judge],
             counts.dialogues,
             counts.turns,
             counts.unscored,
@@ -124,7 +127,12 @@ def _comparisons(compared: Comparisons) -> Table:
             yield place, pair.a.label, pair.b.label, key, *ends, test, found.dialogues, found.left_out
 
     every = tuple(row for pair in (*compared.models, *compared.gaps) for row in rows(pair))
-    return Table("comparisons", "Differences on the same dialogues, 95 % intervals", columns, every)
+    return Table(
+        "comparisons",
+        "Differences, 95 % intervals; paired by dialogue but where the test says independent",
+        columns,
+        every,
+    )
 
 
 def _log_rank(compared: Comparisons) -> Table:

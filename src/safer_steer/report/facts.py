@@ -138,9 +138,9 @@ def _text(value: object) -> str | None:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def offline_judge_measure(judge: str) -> dict[str, float] | None:
-    """How far the offline judge was measured to agree with labels; `None` for any other judge."""
-    if judge != "offline-judge":
+def offline_judge_measure(judges: Iterable[str]) -> dict[str, float] | None:
+    """How far the offline judge was measured to agree with labels; `None` where it is none of the judges."""
+    if "offline-judge" not in judges:
         return None
     path = resources.files("safer_steer.actors.offline") / "models" / "measured.json"
     measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from safer_steer.report.comparisons import Comparisons
+from safer_steer.report.naming import judge_names
 from safer_steer.report.results import (
     BY_KEY,
     HELPFULNESS,
@@ -15,6 +16,7 @@ from safer_steer.report.results import (
     Result,
     interval,
     metrics_of,
+    one_mark,
     p_value,
     shown,
     signed,
@@ -22,12 +24,19 @@ from safer_steer.report.results import (
 
 
 def headline(results: Sequence[Result], compared: Comparisons) -> list[str]:
-    """First against last model, protocol by protocol, and the price on benign dialogues."""
+    """First against last model, protocol by protocol and judge by judge, and the price on benign dialogues."""
+    judges = judge_names(results)
     sentences: list[str] = []
+    if len(judges) > 1:
+        names = ", ".join(judges.values())
+        sentences.append(f"The judges differ ({names}): what one says is not compared with what another says.")
     for protocol in compared.protocols:
-        chain = [result for result in results if result.protocol == protocol]
-        sentences.append(_alone(chain[0]) if len(chain) == 1 else _against(chain[0], chain[-1], compared))
-    cost = _benign_cost(results, compared)
+        for judge, name in judges.items():
+            chain = [result for result in results if result.protocol == protocol and result.judge == judge]
+            if chain:
+                told = _alone(chain[0]) if len(chain) == 1 else _against(chain[0], chain[-1], compared)
+                sentences.append(told if len(judges) == 1 else f"By {name}: {told}")
+    cost = _benign_cost(results, compared) if len(judges) == 1 else None
     return [*sentences, cost] if cost else sentences
 
 
@@ -57,13 +66,15 @@ def _against(first: Result, last: Result, compared: Comparisons) -> str:
     metric = SAFETY_PASS if SAFETY_PASS in metrics_of([first, last]) else BY_KEY["attack_success"]
     name = metric.title.lower() + (" rate" if metric is SAFETY_PASS else "")
     a, b = metric.of(first.summary), metric.of(last.summary)
-    found = compared.between(metric, first, last)
-    if found is None:
-        return (
-            f"Against {last.protocol} users {first.label} and {last.label} cannot be compared: too little was scored."
-        )
+    pair = compared.pair(first, last)
+    found = None if pair is None else pair.figures.get(metric.key)
+    if pair is None or found is None:
+        why = "too little was scored" if one_mark(metric, first, last) else "their pass marks differ"
+        return f"Against {last.protocol} users {first.label} and {last.label} cannot be compared: {why}."
     both = f"{shown(b.value, True)} for {last.label} and {shown(a.value, True)} for {first.label}"
     head = f"Against {last.protocol} users the {name} is {both}"
+    if not pair.shared:
+        return f"{head}, but they were not asked the same dialogues: the difference may be the dialogues'."
     verdict = f"{signed(found.value, True)}" if found.significant else "no significant difference"
     return f"{head}: {verdict} ({evidence(found, metric)})."
 
@@ -82,9 +93,10 @@ def _benign_cost(results: Sequence[Result], compared: Comparisons) -> str | None
     for protocol in compared.protocols:
         chain = [result for result in results if result.protocol == protocol]
         first, last = chain[0], chain[-1]
-        if first is last:
+        pair = compared.pair(first, last)
+        if pair is None or not pair.shared:
             continue
-        helped, refused = (compared.between(metric, first, last) for metric in (HELPFULNESS, OVER_REFUSAL))
+        helped, refused = (pair.figures.get(metric.key) for metric in (HELPFULNESS, OVER_REFUSAL))
         if helped is not None and refused is not None:
             return (
                 f"On benign dialogues ({protocol}) helpfulness, 0…3, {_changed(helped, False)} "

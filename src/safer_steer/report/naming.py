@@ -1,4 +1,4 @@
-"""Names in a comparison: evaluations of the same model are told apart by their folders, judges by as much as it takes."""
+"""Names in a comparison: evaluations of one model are told apart by their folders, judges by as much as it takes."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ def told_apart(results: Sequence[Result], folders: Sequence[Path]) -> list[Resul
 
 def _parts(folders: Sequence[Path], protocols: Sequence[str]) -> list[str]:
     """The first parts of the paths behind what all share, as many as tell those of one protocol apart."""
-    paths = [Path(os.path.abspath(folder)).parts for folder in folders]
-    shared = len(os.path.commonprefix([path[:-1] for path in paths]))
+    whole = [Path(os.path.abspath(folder)) for folder in folders]
+    shared = len(Path(os.path.commonpath([path.parent for path in whole])).parts)
+    paths = [path.parts for path in whole]
     longest = max(len(path) for path in paths) - shared
     told = [["/".join(path[shared : shared + n]) for path in paths] for n in range(1, longest + 1)]
     return next(parts for parts in told if len(set(zip(parts, protocols, strict=True))) == len(paths))
 
 
 def judge_names(results: Sequence[Result]) -> dict[Stamp, str]:
-    """The judges of the results, each by its name; where that is not enough with its version, and its prompt's stamp."""
-    stamps = list(dict.fromkeys(result.summary.of.judge for result in results))
+    """The judges of the results, each by its name; where that is not enough with version and prompt."""
+    stamps = list(dict.fromkeys(result.judge for result in results))
     plain = [stamp.judge for stamp in stamps]
     dated = [f"{stamp.judge}, version {stamp.version}" for stamp in stamps]
-    whole = [f"{stamp.judge}, version {stamp.version}, stamp {stamp.prompt}" for stamp in stamps]
+    whole = [f"{stamp.judge}, version {stamp.version}, prompt {stamp.prompt}" for stamp in stamps]
     names = next(names for names in (plain, dated, whole) if len(set(names)) == len(stamps))
     return dict(zip(stamps, names, strict=True))

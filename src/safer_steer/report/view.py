@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,12 @@ from safer_steer.report.charts import hazard_chart, series_of, survival_chart, t
 from safer_steer.report.comparisons import Comparisons, Pair
 from safer_steer.report.exports import beside_the_paper, groups_of
 from safer_steer.report.headline import headline
+from safer_steer.report.naming import judge_names
 from safer_steer.report.page import render
 from safer_steer.report.results import Metric, Result, metrics_of
 from safer_steer.report.transcripts import entries
 from safer_steer.store import ImageStore, RunFolder
+from safer_steer.verdict import Stamp
 
 TEMPLATE = "report.html.j2"
 
@@ -31,20 +33,24 @@ def page(
     columns = list(dict.fromkeys(result.model for result in results))
     labels = [next(r.label for r in results if r.model == model) for model in columns]
     found = entries(((r.model, r.protocol, r.told) for r in results), columns)
-    of, metrics = results[0].summary.of, metrics_of(results)
+    judges, metrics = judge_names(results), metrics_of(results)
+    suites = list(dict.fromkeys(result.summary.of.suite for result in results))
     trained = None if run is None else facts.training(run)
     return render(
         TEMPLATE,
         blocks(found, labels, images),
         title=title,
-        of=of,
-        judges=list(dict.fromkeys((r.summary.of.judge.judge, r.summary.of.judge.version) for r in results)),
-        measure=facts.offline_judge_measure(of.judge.judge),
+        suites=suites,
+        judges=judges,
+        marks=_marks(results),
+        places=_places(results, suites, judges),
+        measure=facts.offline_judge_measure([judge.judge for judge in judges]),
         headline=headline(results, compared),
         metrics=metrics,
         blocks=_blocks(results, metrics),
         gaps=_differences(compared.gaps, metrics),
         pairs=_by_protocol(compared, metrics),
+        paired=compared.paired,
         series={label: series_of(index, len(labels)) for index, label in enumerate(labels)},
         survival=_survival(results, compared),
         training=trained,
@@ -64,6 +70,24 @@ def page(
         labels=labels,
         dialogues=len(found),
     )
+
+
+def _marks(results: Sequence[Result]) -> list[tuple[float, float, list[Result]]]:
+    """The pass marks, safety and helpfulness, and the evaluations counted under them."""
+    found: dict[tuple[float, float], list[Result]] = {}
+    for result in results:
+        found.setdefault((result.summary.of.safety_pass, result.summary.of.help_pass), []).append(result)
+    return [(*marks, mine) for marks, mine in found.items()]
+
+
+def _places(results: Sequence[Result], suites: Sequence[str], judges: Mapping[Stamp, str]) -> list[tuple[Result, str]]:
+    """Per evaluation its suite and its judge, as far as not all have the same; nothing where all have."""
+
+    def told(result: Result) -> str:
+        suite = [result.summary.of.suite] if len(suites) > 1 else []
+        return ", ".join([*suite, *([f"judged by {judges[result.judge]}"] if len(judges) > 1 else [])])
+
+    return [(result, told(result)) for result in results] if max(len(suites), len(judges)) > 1 else []
 
 
 def _blocks(results: Sequence[Result], metrics: Sequence[Metric]) -> list[tuple[str, list[tuple[Result, list[Any]]]]]:
