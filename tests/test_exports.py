@@ -14,11 +14,11 @@ from PIL import Image
 from command import call
 from finished_run import finished_run, one, played
 from safer_steer.bench.suites import load_suite
-from safer_steer.dialogue import ScriptKind, Split
+from safer_steer.dialogue import Script, ScriptKind, Split
 from safer_steer.errors import ConfigError, ImageError, StorageError
 from safer_steer.exports import FORMATS, export
 from safer_steer.exports.tables import ROWS_PER_GROUP
-from safer_steer.store import ImageStore, RunFolder, write_records
+from safer_steer.store import ImageStore, RunFolder, read_records, write_records
 
 
 def test_trl_has_blocks_and_an_image_feature(tmp_path: Path) -> None:
@@ -113,6 +113,10 @@ def test_our_own_jsonl_is_read_back_as_a_suite(tmp_path: Path) -> None:
     assert written == {"sft.jsonl": 2, "rl.jsonl": 3, "bench.jsonl": 2}
     suite = load_suite(str(tmp_path / "out" / "bench.jsonl"), ImageStore(tmp_path / "store"))
     assert [(script.id, len(script.turns), len(script.images)) for script in suite] == [("b1", 10, 1), ("b2", 5, 1)]
+    assert [script.kind for script in suite] == [
+        s.kind for s in read_records(run.root / "bootstrap/bench.jsonl", Script)
+    ]
+    assert {script.kind for script in suite} == {ScriptKind.RED_TEAM, ScriptKind.BENIGN}
     rl = [json.loads(line) for line in (tmp_path / "out" / "rl.jsonl").read_text().splitlines()]
     assert set(rl[0]) == {"question", "images", "label", "metadata"}
     assert set(rl[0]["metadata"]) == {"rest_messages", "question_id", "image"}

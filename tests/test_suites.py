@@ -42,6 +42,19 @@ def test_a_line_becomes_a_held_out_script_with_its_picture(tmp_path: Path) -> No
     assert (two.id, two.images, len(three.images)) == ("2", (), 2)
 
 
+def test_a_line_may_say_its_kind(tmp_path: Path) -> None:
+    suite = write_suite(tmp_path, entry("a"), entry("b", kind="benign"), entry("c", kind="obfuscated"))
+    scripts = load_suite(str(suite), ImageStore(tmp_path / "images"))
+    assert [script.kind for script in scripts] == [ScriptKind.RED_TEAM, ScriptKind.BENIGN, ScriptKind.OBFUSCATED]
+
+
+@pytest.mark.parametrize("wrong", ["harmless", ["benign"], 1])
+def test_a_kind_that_is_none_is_an_error(tmp_path: Path, wrong: object) -> None:
+    suite = write_suite(tmp_path, entry("a", kind=wrong))
+    with pytest.raises(DataError, match=r":1: field 'kind': there is no kind .* \(red_team, obfuscated, benign\)"):
+        load_suite(str(suite), ImageStore(tmp_path / "images"))
+
+
 def test_the_order_of_the_file_stands_and_a_limit_takes_the_first(tmp_path: Path) -> None:
     suite = write_suite(tmp_path, *(entry(f"d{i}") for i in (3, 1, 2)))
     store = ImageStore(tmp_path / "images")

@@ -172,8 +172,8 @@ def _hub_row(sample: Sample, images: ImageStore) -> dict[str, Any]:
 
 
 def write_jsonl(run: RunFolder, parts: list[Part], folder: Path) -> Written:
-    """Plain JSONL beside `images/`: SFT as messages; RL and the scripts in the released forms of STEER-RL and
-    STEER-Bench, which `safer-steer eval --suite` and others read."""
+    """Plain JSONL beside `images/`: SFT as messages, RL in STEER-RL's released form, and the scripts for validation
+    and the benchmark in STEER-Bench's (with `kind`), which `safer-steer eval --suite` reads."""
     copier = _Copier(run.images, folder)
     row = {Part.SFT: _plain_sft, Part.RL: _steer_rl, Part.VAL: _steer_bench, Part.BENCH: _steer_bench}
     written = {}
@@ -200,6 +200,7 @@ def _steer_bench(sample: Sample, images: list[str]) -> dict[str, Any]:
     if images:
         entry["image"] = images[0] if len(images) == 1 else images
     entry |= {"messages_fixed": sample.messages(), "category": sample.script.category}
+    entry["kind"] = str(sample.script.kind)
     return entry | ({"risk_trajectory": risks} if None not in risks else {})
 
 

@@ -1,6 +1,7 @@
 """STEER-Bench: JSON Lines, one file for each of its five subsets. The format of users' own suites, too.
 
-Assistant messages are dropped: the model under test answers. Image paths are relative to the file's folder.
+Assistant messages are dropped: the model under test answers. Image paths are relative to the file's folder. `kind` is
+ours: the releases hold unsafe dialogues only, a suite of one's own may hold benign ones.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.bench.suites.benchmark import FolderSuite, held_out, user_turns
-from safer_steer.dialogue import ImageRef, Script
+from safer_steer.dialogue import ImageRef, Script, ScriptKind
 from safer_steer.formats import Reading, Row, jsonl_rows
 
-KEYS = ("question_id", "messages_fixed", "category", "image", "source_category", "risk_trajectory")
+KEYS = ("question_id", "messages_fixed", "category", "image", "source_category", "risk_trajectory", "kind")
 REQUIRED = KEYS[:3]
 FORMAT = "STEER-Bench"
 
@@ -39,10 +40,20 @@ def read_steer_bench(reading: Reading, path: Path, *, subset: str | None = None)
             category=row.identity("category"),
             images=_images(reading, row),
             turns=user_turns(row, list(_user_texts(row)), "messages_fixed"),
+            kind=_kind(row),
             suite=path.stem if subset is None else subset,
         )
 
     yield from reading.each(jsonl_rows(path), build, id_field="question_id")
+
+
+def _kind(row: Row) -> ScriptKind:
+    if not row.has("kind"):
+        return ScriptKind.RED_TEAM
+    try:
+        return ScriptKind(row.values["kind"])
+    except ValueError:
+        raise row.error(f"there is no kind {row.values['kind']!r}"[:120], "kind", hint=", ".join(ScriptKind)) from None
 
 
 def _user_texts(row: Row) -> Iterator[str]:
