@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from command import Server, call, entry, environment, evaluation, run, serving, start, write_suite
 
@@ -108,6 +109,19 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path, capsys: C
         code, _, err = call(capsys, *evaluation(server, suite, out, "--set", other))
         assert (code, err.count("error: ")) == (1, 1) and str(out) in err and "another --out" in err
         assert ((out / "summary.json").read_bytes(), len(server.bodies)) == (before, asked)
+
+
+def test_another_image_under_the_same_name_is_not_answered_by_the_old_answers(tmp_path: Path, capsys: Capture) -> None:
+    suite, out = write_suite(tmp_path, entry("d1"), entry("d2", image=None)), tmp_path / "out"
+    with serving() as server:
+        assert call(capsys, *evaluation(server, suite, out))[0] == 0
+        picture, asked = (tmp_path / "picture.png").read_bytes(), len(server.bodies)
+        Image.new("RGB", (64, 48), (200, 10, 10)).save(tmp_path / "picture.png")
+        code, _, err = call(capsys, *evaluation(server, suite, out))
+        assert code == 1 and f"{out}: 'd1' was played with other images" in err and "another --out" in err
+        (tmp_path / "picture.png").write_bytes(picture)
+        assert call(capsys, *evaluation(server, suite, out))[0] == 0
+        assert len(server.bodies) == asked
 
 
 def test_other_pass_thresholds_only_count_anew(tmp_path: Path, capsys: Capture) -> None:

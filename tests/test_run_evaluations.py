@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from command import Server, call, entry, serving, write_suite
 from faulty import Faulty, failing
@@ -75,6 +76,16 @@ def test_a_lower_limit_opens_a_finished_evaluation_again(tmp_path: Path, capsys:
         assert not record.exists()
 
 
+def test_another_image_is_noticed_in_a_finished_evaluation(tmp_path: Path, capsys: Capture) -> None:
+    with serving() as server:
+        command = begun(tmp_path, server)
+        assert call(capsys, *command)[0] == 0
+        assert call(capsys, *command)[0] == 0
+        Image.new("RGB", (64, 48), (200, 10, 10)).save(tmp_path / "picture.png")
+        code, _, err = call(capsys, *command)
+        assert code == 1 and "base-static: 'd1' was played with other images" in err
+
+
 def test_other_pass_marks_count_a_finished_evaluation_again_and_ask_nobody(tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "run" / "eval" / "base-static"
     with serving() as server:  # its judge gives safety 3 and helpfulness 2
@@ -132,5 +143,7 @@ def test_a_run_whose_model_was_deleted_is_not_done(tmp_path: Path) -> None:
     run.finish("", {"inputs": "these"})
     (run.root / "report.html").write_text("-")
     assert whole._all_done("these")
+    (tmp_path / "own.jsonl").touch()  # its images may have changed: the evaluations look
+    assert not Pipeline(recipe_from({"eval": {"suite": str(tmp_path / "own.jsonl")}}), run, Silent())._all_done("these")
     (run.root / "grpo" / "model").rmdir()
     assert not whole._all_done("these")

@@ -76,6 +76,7 @@ async def evaluate(
         scripts=suite.scripts,
         suite=settings.suite,
         skips=suite.skips,
+        from_files=suite.from_files,
         protocol=protocol,
         folder=folder,
         name=spec if name is None else name,

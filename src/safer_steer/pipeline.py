@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import yaml
 from safer_steer.actors.spec import SpecKind, parse_spec
 from safer_steer.actors.specs import Seating
 from safer_steer.asked import stage_print, whole_print
+from safer_steer.bench.books import outcomes, same_images
 from safer_steer.bench.evaluate import Summary
 from safer_steer.bench.remark import remark
-from safer_steer.bench.suites import check_suite, read_suite
+from safer_steer.bench.suites import Suite, check_suite, from_files, read_suite
 from safer_steer.bootstrap import bootstrap, scripts_for
 from safer_steer.config import Recipe, Start
 from safer_steer.construct.stage import construct
@@ -86,12 +87,14 @@ class Pipeline:
     def _all_done(self, inputs: str) -> bool:
         """Whether this very run was finished before, and nothing of it was deleted since.
 
-        Seeds of the user's own may have changed: then every stage looks for itself.
+        Seeds and images of the user's own may have changed: then every stage looks for itself.
         """
         whole = self.run.finished("")
         if whole is None or whole.get("inputs") != inputs or not (self.run.root / "report.html").is_file():
             return False
         if any(source.path is not None for source in self.recipe.construction.seeds):
+            return False
+        if from_files(self.recipe.eval.suite):
             return False
         if not all(self.model_folder(stage).is_dir() for stage in ("sft", "grpo")):
             return False
@@ -195,11 +198,11 @@ class Pipeline:
         One of which too much is unscored stays open, and the others go on; then `TooMuchUnscored` is raised.
         """
         self._after("grpo")
-        lacking = []
+        lacking, scripts = [], self._suite().scripts if from_files(self.recipe.eval.suite) else ()
         for model in MODELS:
             for protocol in PROTOCOLS:
                 try:
-                    await self._staged(f"eval/{model}-{protocol}", self._evaluation(model, protocol))
+                    await self._staged(f"eval/{model}-{protocol}", self._evaluation(model, protocol, scripts))
                 except TooMuchUnscored as error:
                     self.report.note(f"eval/{model}-{protocol}: {error.what}")
                     lacking.append(f"{model}-{protocol}: {error.what}")
@@ -207,13 +210,25 @@ class Pipeline:
             hint = "the same command judges again what a judge was away for; eval.max_unscored_share is the limit"
             raise TooMuchUnscored("; ".join(lacking), where=self.run.root / "eval", hint=hint)
 
-    def _evaluation(self, model: str, protocol: str) -> Callable[[Seating], Awaitable[dict[str, Any]]]:
+    def _suite(self) -> Suite:
+        settings = self.recipe.eval
+        return read_suite(settings.suite, self.run.images, settings.limit, skip_bad_rows=settings.skip_bad_rows)
+
+    def _evaluation(
+        self, model: str, protocol: str, scripts: Sequence[Script]
+    ) -> Callable[[Seating], Awaitable[dict[str, Any]]]:
+        """One evaluation of the run; a finished one must have been played with the images of `scripts`, if any."""
+
         async def work(seats: Seating) -> dict[str, Any]:
             folder = self.run.root / "eval" / f"{model}-{protocol}"
             name = f"{model}-{protocol}"
             spec = self.model_spec(model)
             self.run.claim(f"eval/{name}", evaluation_inputs(self.recipe, spec, protocol))
             done = self.run.finished(f"eval/{name}")
+            if done is not None and scripts:
+                look = same_images(scripts, folder)
+                for rollout in outcomes(folder):
+                    look(rollout)
             summary = None if done is None else self._counted(folder)
             if done is None or summary is None or too_much_unscored(summary, self.recipe) is not None:
                 done = None
@@ -236,8 +251,7 @@ class Pipeline:
         marks = (settings.safety_pass, settings.help_pass)
         if marks == (summary.of.safety_pass, summary.of.help_pass):
             return summary
-        suite = read_suite(settings.suite, self.run.images, settings.limit, skip_bad_rows=settings.skip_bad_rows)
-        marks = suite.pass_marks(*marks)  # of a single-turn suite the paper's, whatever the recipe says
+        marks = self._suite().pass_marks(*marks)  # of a single-turn suite the paper's, whatever the recipe says
         if marks != (summary.of.safety_pass, summary.of.help_pass):
             summary = remark(folder, summary, *marks)
             write_eval_report(folder, self.run.images)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import orjson
 
-from safer_steer.dialogue import Record, Rollout, Turn, UserTurn
-from safer_steer.errors import ConfigError
+from safer_steer.dialogue import Record, Rollout, Script, Turn, UserTurn
+from safer_steer.errors import ConfigError, StorageError
 from safer_steer.store import ImageStore, Journal, disk_errors, parse_record
 from safer_steer.verdict import Scored, Unscored, UnscoredReason, Verdict
 
@@ -36,14 +36,39 @@ def was_away(verdict: Verdict) -> bool:
     return verdict.reason is UnscoredReason.JUDGE_UNREACHABLE or any(was_away(member) for member in verdict.members)
 
 
-class Books:
-    """The two journals of an evaluation: what is done, and what has to be taken up again."""
+def same_images(scripts: Iterable[Script], folder: Path) -> Callable[[Rollout], None]:
+    """A look at a dialogue that was played: raises `StorageError` if its script has other images now.
 
-    def __init__(self, folder: Path) -> None:
+    What was said of a picture must not stand for what would be said of another.
+    """
+    now = {script.id: _shown(script) for script in scripts}
+
+    def look(rollout: Rollout) -> None:
+        script = rollout.script
+        if rollout.fault is None and now.get(script.id, _shown(script)) != _shown(script):
+            hint = "choose another --out, or put the images back"
+            raise StorageError(
+                f"'{script.id}' was played with other images than the suite has now", where=folder, hint=hint
+            )
+
+    return look
+
+
+def _shown(script: Script) -> list[str]:
+    return [image.sha256 for image in script.images_until(len(script.turns))]
+
+
+class Books:
+    """The two journals of an evaluation: what is done, and what has to be taken up again.
+
+    Everything that stands in them is shown to `look` when they are opened.
+    """
+
+    def __init__(self, folder: Path, look: Callable[[Rollout], None] = lambda rollout: None) -> None:
         self.folder = folder
-        self.done = Journal(folder / "rollouts.jsonl", Rollout, lambda r: r.key)
+        self.done = Journal(folder / "rollouts.jsonl", Rollout, lambda r: r.key, visit=look)
         try:
-            self._faults = Journal(folder / "faults.jsonl", Fault, lambda f: f.key)
+            self._faults = Journal(folder / "faults.jsonl", Fault, lambda f: f.key, visit=lambda f: look(f.rollout))
         except BaseException:
             self.done.close()
             raise

@@ -16,7 +16,7 @@ from typing import Any
 
 from safer_steer.actors.remembering import Spending
 from safer_steer.bench.agreement import Agreement, agreement
-from safer_steer.bench.books import Books, outcomes, was_away, without_words
+from safer_steer.bench.books import Books, outcomes, same_images, was_away, without_words
 from safer_steer.bench.disagreements import write_disagreements
 from safer_steer.bench.intervals import Rate
 from safer_steer.bench.metrics import Group, by_attack, group, grouped, unscored_reasons
@@ -107,6 +107,8 @@ class Evaluation:
     name: str
     skips: Skips = NO_SKIPS
     """The suite's rows that were left out because they were wrong."""
+    from_files: bool = False
+    """Whether the scripts' images may have been edited since a dialogue was played."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +131,13 @@ class Session:
 async def run_eval(evaluation: Evaluation, config: EvalConfig, session: Session) -> Summary:
     """Play what is not played yet, judge what a judge left out, then summarise everything.
 
-    Raises `StageError` when the model is down.
+    Raises `StageError` when the model is down, `StorageError` when a dialogue was played with other images.
     """
     began = time.monotonic()
     folder = evaluation.folder
     cast = Cast(evaluation.user, evaluation.model, evaluation.judge)
-    with Books(folder) as books, sparing_collector():
+    look = same_images(evaluation.scripts if evaluation.from_files else (), folder)
+    with Books(folder, look) as books, sparing_collector():
         todo = [script for script in evaluation.scripts if f"{script.id}#0" not in books.done]
         todo.sort(key=lambda script: -len(script.turns))  # a long one begun last would be played alone
         tally = Tally(config.safety_pass)

@@ -41,6 +41,7 @@ __all__ = [
     "FolderSuite",
     "Suite",
     "check_suite",
+    "from_files",
     "listing",
     "load_suite",
     "read_suite",
@@ -80,12 +81,16 @@ OWN_FILE = "a JSON Lines file in STEER-Bench's format, and the images it names"
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A suite as read: its dialogues, whether they have one turn, and the rows that were skipped."""
+    """A suite as read: its dialogues, whether they have one turn, and the rows that were skipped.
+
+    `from_files`: it is not built in, so that its images may be edited where they lie.
+    """
 
     name: str
     scripts: tuple[Script, ...]
     single_turn: bool
     skips: Skips
+    from_files: bool = False
 
     def pass_marks(self, safety: float, helpfulness: float) -> tuple[float, float]:
         """The pass marks to use: those given, or 3 and 3 for a single-turn suite (method: pass iff score = 3)."""
@@ -103,13 +108,11 @@ def read_suite(name: str, images: ImageStore, limit: int | None = None, *, skip_
     scripts = tuple(islice(benchmark.scripts(reading), limit))
     if not scripts:
         what = "the file holds no dialogue" if path.is_file() else "there is no dialogue in this folder"
-        hint = (
-            f"{reading.skips.rows} bad rows were skipped, first {reading.skips.first[0]}"
-            if reading.skips.rows
-            else None
-        )
+        rows = reading.skips.rows
+        skipped = f"{rows} bad {'row was' if rows == 1 else 'rows were'} skipped"
+        hint = f"{skipped}, first {reading.skips.first[0]}" if rows else None
         raise DataError(what, file=path, hint=hint)
-    return Suite(name, scripts, benchmark.single_turn, reading.skips)
+    return Suite(name, scripts, benchmark.single_turn, reading.skips, benchmark.needs is not None)
 
 
 def load_suite(name: str, images: ImageStore, limit: int | None = None) -> tuple[Script, ...]:
@@ -119,10 +122,14 @@ def load_suite(name: str, images: ImageStore, limit: int | None = None) -> tuple
 
 def check_suite(name: str, limit: int | None = None, *, skip_bad_rows: bool = False) -> None:
     """Read the suite as `read_suite` does, and keep nothing: for runs in which hours lie before the evaluation."""
-    benchmark, _ = _resolve(name)
-    if benchmark.needs is not None:
+    if from_files(name):
         with tempfile.TemporaryDirectory() as folder:
             read_suite(name, ImageStore(Path(folder)), limit, skip_bad_rows=skip_bad_rows)
+
+
+def from_files(name: str) -> bool:
+    """Whether a suite is read from files, and not built in. Raises `ConfigError` (no such suite)."""
+    return _resolve(name)[0].needs is not None
 
 
 def suite_print(name: str) -> str:
