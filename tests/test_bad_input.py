@@ -91,7 +91,7 @@ def test_a_mended_suite_goes_on_in_the_folder_of_the_failed_attempt(tmp_path: Pa
         write_suite(tmp_path, entry("d0"))
         assert call(capsys, *arguments)[0] == 0
         write_suite(tmp_path, entry("d0", ("something else?",)))
-        assert "another recipe" in fault(call(capsys, *arguments))
+        assert "another suite" in fault(call(capsys, *arguments))
 
 
 def test_an_unknown_suite_says_which_there_are(tmp_path: Path, capsys: Capture) -> None:

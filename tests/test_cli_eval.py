@@ -108,7 +108,24 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path, capsys: C
         before, asked = (out / "summary.json").read_bytes(), len(server.bodies)
         code, _, err = call(capsys, *evaluation(server, suite, out, "--set", other))
         assert (code, err.count("error: ")) == (1, 1) and str(out) in err and "another --out" in err
+        assert f"begun with another {other.partition('=')[0]} (" in err
         assert ((out / "summary.json").read_bytes(), len(server.bodies)) == (before, asked)
+
+
+def test_what_is_another_than_before_is_named_and_an_old_folder_says_what_it_knows(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    suite, out = write_suite(tmp_path, entry("d1", ("only?",))), tmp_path / "out"
+    with serving() as server:
+        assert call(capsys, *evaluation(server, suite, out))[0] == 0
+        other = write_suite(tmp_path, entry("d2", ("only?",)), name="other.jsonl")
+        again = [*evaluation(server, other, out), "--judge", f"openai:other@{server.url}"]
+        assert "begun with another judge and another suite (choose" in call(capsys, *again)[2]
+        inputs = json.loads((out / "inputs.json").read_text())
+        del inputs["parts"]  # as an earlier version wrote it
+        (out / "inputs.json").write_text(json.dumps(inputs))
+        assert "begun with another recipe (choose" in call(capsys, *again)[2]
+        assert call(capsys, *evaluation(server, suite, out))[0] == 0
 
 
 def test_another_image_under_the_same_name_is_not_answered_by_the_old_answers(tmp_path: Path, capsys: Capture) -> None:

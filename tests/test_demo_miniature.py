@@ -104,7 +104,7 @@ def test_the_whole_method_runs_and_a_second_run_does_nothing_again(tmp_path: Pat
         code, _, err = call(capsys, "eval", *command[1:], "--model", "scripted")
         assert code == 1 and "is the folder of a run" in err
         code, _, err = call(capsys, *command, "--set", "eval.limit=2")
-        assert code == 1 and "another recipe" in err
+        assert code == 1 and "another eval.limit" in err
 
 
 def kill_when(path: Path, *command: str | Path) -> None:

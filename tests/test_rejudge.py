@@ -105,5 +105,5 @@ def test_what_is_no_evaluation_is_refused_before_anything_is_asked(tmp_path: Pat
         assert call(capsys, *arguments(server, suite(tmp_path, 3, 2), tmp_path / "other"))[0] == 0
         assert call(capsys, *again(server, tmp_path / "one", tmp_path / "out"))[0] == 0
         code, _, err = call(capsys, *again(server, tmp_path / "other", tmp_path / "out"))
-        assert code == 1 and "another recipe" in err
+        assert code == 1 and "begun with another set of transcripts (" in err
         assert server.asked["judge2"] == 4

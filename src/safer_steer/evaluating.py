@@ -36,15 +36,22 @@ def prompts_print(recipe: Recipe) -> dict[str, str]:
     return {name: read_prompt(Path(file)).digest for name, file in sorted(recipe.eval.judge_prompts.items())}
 
 
-def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> str:
-    """What binds an evaluation's folder: the model as it is now, the judge, the suite and the settings."""
+def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> tuple[str, dict[str, str]]:
+    """What binds an evaluation's folder: the model as it is now, the judge, the suite and the settings.
+
+    As one fingerprint, and one by one, to say what differs.
+    """
     weights = model_print(spec)
     settings = recipe.eval.model_dump(mode="json", exclude=_NOT_BINDING)
     settings["suite"] = suite_print(recipe.eval.suite)
     settings["judge_prompts"] = prompts_print(recipe)
     manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)
     tutor = recipe.seats.tutor if protocol == "adaptive" else None
-    return fingerprint("eval", weights, recipe.seats.judge, tutor, protocol, settings, manner)
+    whole = fingerprint("eval", weights, recipe.seats.judge, tutor, protocol, settings, manner)
+    named: dict[str, object] = {"model": weights, "judge": recipe.seats.judge, "tutor": tutor, "protocol": protocol}
+    named |= {"suite": settings.pop("suite")} | {f"eval.{key}": value for key, value in settings.items()}
+    named |= {key: getattr(recipe, key) for key in ("seed", "answer_format", "system_prompt")}
+    return whole, {name: fingerprint(value) for name, value in named.items()}
 
 
 async def evaluate(
@@ -84,7 +91,7 @@ async def evaluate(
     await seats.check()
     target = RunFolder(folder)
     with target.locked():
-        target.claim("", evaluation_inputs(recipe, spec, protocol))  # only now: a typo claims no folder
+        target.claim("", *evaluation_inputs(recipe, spec, protocol))  # only now: a typo claims no folder
         seats.memory.open_ledger(folder / "calls.jsonl")
         summary = await run_eval(evaluation, settings, Session(_room(recipe, seats, spec), report, seats.spent))
         from safer_steer.report import write_eval_report

@@ -223,7 +223,7 @@ class Pipeline:
             folder = self.run.root / "eval" / f"{model}-{protocol}"
             name = f"{model}-{protocol}"
             spec = self.model_spec(model)
-            self.run.claim(f"eval/{name}", evaluation_inputs(self.recipe, spec, protocol))
+            self.run.claim(f"eval/{name}", *evaluation_inputs(self.recipe, spec, protocol))
             done = self.run.finished(f"eval/{name}")
             if done is not None and scripts:
                 look = same_images(scripts, folder)

@@ -24,7 +24,9 @@ async def rejudge(recipe: Recipe, seats: Seating, source: Path, out: RunFolder, 
     room = seats.room(recipe.seats.judge)
     open_dialogues = recipe.open_dialogues if room is None else room
     with out.locked():
-        out.claim("", fingerprint("rejudge", transcripts.digest(), recipe.seats.judge, judge.stamp.model_dump()))
+        digest, who = transcripts.digest(), (recipe.seats.judge, judge.stamp.model_dump())
+        parts = {"set of transcripts": fingerprint(digest), "judge": fingerprint(who)}
+        out.claim("", fingerprint("rejudge", digest, *who), parts)
         transcripts.lend_images(out.images)
         seats.memory.open_ledger(out.root / "calls.jsonl")
         session = Session(open_dialogues, report, seats.spent)

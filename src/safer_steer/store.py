@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
@@ -344,15 +344,24 @@ class RunFolder:
         finally:
             os.close(handle)
 
-    def claim(self, name: str, inputs: str) -> None:
-        """Bind a stage's folder to the fingerprint of its inputs; raises `StorageError` if it belongs to another."""
+    def claim(self, name: str, inputs: str, parts: Mapping[str, str] | None = None) -> None:
+        """Bind a stage's folder to the fingerprint of its inputs; raises `StorageError` if it belongs to another.
+
+        With `parts`, fingerprints of the inputs one by one, the error names those that differ.
+        """
         path = self.stage(name) / "inputs.json"
         found = self._read(path)
         if found is None:
-            write_json(path, {"inputs": inputs})
+            write_json(path, {"inputs": inputs} if parts is None else {"inputs": inputs, "parts": dict(parts)})
         elif found.get("inputs") != inputs:
+            known = found.get("parts")
+            before = known if isinstance(known, dict) else {}
+            other = [
+                part for part, value in ({} if parts is None else parts).items() if before.get(part, value) != value
+            ]
             hint = f"choose another --out, or delete {self.root / name} to start this stage afresh"
-            raise StorageError("this stage was begun with another recipe", where=self.root / name, hint=hint)
+            what = " and ".join(f"another {part}" for part in other) if other else "another recipe"
+            raise StorageError(f"this stage was begun with {what}", where=self.root / name, hint=hint)
 
     def finished(self, name: str) -> dict[str, Any] | None:
         """What `finish` recorded, or `None` while the stage is not done."""
