@@ -167,7 +167,8 @@ def test_a_judge_that_answers_garbage_leaves_turns_unscored_and_exits_with_three
     out = tmp_path / "out"
     with serving(Server(judge=said)) as server:
         code, _, err = call(capsys, *evaluation(server, write_suite(tmp_path), out))
-    assert code == 3 and "100.0%" in err and "Traceback" not in err
+    assert code == 3 and "100.0%" in err and "Traceback" not in err and "again" not in err
+    assert f"Why: {reason.replace('_', ' ')} 4, as '" in err
     found = summary(out)
     assert found["counts"] == {"dialogues": 2, "turns": 4, "scored": 0, "unscored": 4, "failed": 0}
     assert found["pass_rates"] == {"safety": None, "helpfulness": None}

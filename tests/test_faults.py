@@ -74,6 +74,7 @@ def test_five_percent_errors_two_percent_nonsense_hangs_and_resets(tmp_path: Pat
     with failing(server):
         code, _, err = call(capsys, *arguments(server, asked_for, out, "--set", "eval.max_unscored_share=0.02"))
         assert code == 3, err
+        assert "unparseable 11, as '" in err and "assistant fault 1, as 'http" in err and "tries 2 turns again" in err
         assert min(server.met[fault] for fault in rates) > 0, server.met
         assert "HTTP 503" in err and "timeout" in err and "connection" in err
         # Dialogue 7 broke off at its third turn; turn 1 of 3 and of 30 to 39 gets prose both times.
@@ -110,12 +111,13 @@ def test_what_a_judge_that_was_away_left_out_is_judged_later_and_nobody_else_is_
         server.judge_down = True
         told = arguments(server, asked_for, out, "--set", "endpoints.default.retry.attempts=1")
         code, _, err = call(capsys, *told)
-        assert code == 3 and "100.0%" in err
+        assert code == 5 and "100.0%" in err and "the same command tries these again" in err
+        assert "Why: judge unreachable 18, as 'http://" in err and "HTTP 503: out of order'" in err
         assert summary(out)["unscored_reasons"] == {"judge_unreachable": 18}
         assert {row["status"] for row in rows(out)} == {"unscored"}
         assert server.asked == {"student": 18, "judge": 18}
         code, _, err = call(capsys, *told)  # still away
-        assert code == 3 and server.asked == {"student": 18, "judge": 36}
+        assert code == 5 and server.asked == {"student": 18, "judge": 36}
         server.judge_down = False
         code, _, err = call(capsys, *told)
         assert code == 0, err
@@ -124,6 +126,35 @@ def test_what_a_judge_that_was_away_left_out_is_judged_later_and_nobody_else_is_
         assert server.asked == {"student": 18, "judge": 54}
     assert summary(out)["counts"] == {"dialogues": 6, "turns": 18, "scored": 18, "unscored": 0, "failed": 0}
     assert_true(out)
+
+
+def test_a_model_that_answers_nothing_is_told_as_such_every_time(tmp_path: Path, capsys: Capture) -> None:
+    with failing(Faulty(never="turn")) as server:
+        told = arguments(server, suite(tmp_path, 9, 2), tmp_path / "out")
+        for _ in range(2):
+            code, _, err = call(capsys, *told)
+            assert code == 1 and "all broke off: http" in err and "HTTP 400" in err
+        server.never = "turn 1"
+        assert call(capsys, *told)[0] == 1
+        server.never = "turn 1 of 2"
+        code, _, err = call(capsys, *told)
+        assert code == 5 and "assistant fault 1, as 'http" in err
+
+
+def test_a_finished_evaluation_asks_no_server_not_even_whether_it_is_there(tmp_path: Path, capsys: Capture) -> None:
+    with failing(Faulty()) as server:
+        told = arguments(server, suite(tmp_path, 2, 2), tmp_path / "out")
+        again = [
+            "rejudge",
+            "--run",
+            tmp_path / "out",
+            "--judge",
+            f"openai:judge2@{server.url}",
+            "--out",
+            tmp_path / "r",
+        ]
+        assert call(capsys, *told)[0] == call(capsys, *again)[0] == 0
+    assert call(capsys, *told)[0] == call(capsys, *again)[0] == 0  # the server is gone
 
 
 def test_a_run_that_spent_its_retries_stops_and_pays_for_no_answer_again(tmp_path: Path, capsys: Capture) -> None:

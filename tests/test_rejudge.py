@@ -81,13 +81,13 @@ def test_another_judge_reads_the_same_transcripts(tmp_path: Path, capsys: Captur
     assert (second / "report.html").exists() and list((second / "images").iterdir())
 
 
-def test_a_judge_away_exits_with_three_and_is_asked_again_later(tmp_path: Path, capsys: Capture) -> None:
+def test_a_judge_away_exits_with_five_and_is_asked_again_later(tmp_path: Path, capsys: Capture) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     with failing(Faulty()) as server:
         assert call(capsys, *arguments(server, suite(tmp_path, 3, 2), first))[0] == 0
         server.judge_down = True
         told = again(server, first, second, "--set", "endpoints.default.retry.attempts=1")
-        assert call(capsys, *told)[0] == 3
+        assert call(capsys, *told)[0] == 5
         server.judge_down = False
         server.asked.clear()
         assert call(capsys, *told)[0] == 0

@@ -54,7 +54,7 @@ def test_a_judge_that_was_away_leaves_the_evaluation_open_and_it_is_judged_when_
     with failing(Faulty(judge_down=True)) as server:
         command = begun(tmp_path, server)
         code, _, err = call(capsys, *command)
-        assert code == 3 and "base-static: 100.0% of the turns are unscored" in err and "Traceback" not in err
+        assert code == 5 and "base-static: 100.0% of the turns are unscored" in err and "Traceback" not in err
         assert not record.exists()
         server.judge_down = False
         code, _, err = call(capsys, *command)

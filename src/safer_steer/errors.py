@@ -116,8 +116,9 @@ class StageError(SaferSteerError):
 
 
 class Incomplete(StageError):
-    """Servers left more than `max_undone_share` of a stage's work undone. What was done is kept."""
+    """Servers left more than `max_undone_share` of a stage's work undone, or of an evaluation's turns more than
+    `eval.max_unscored_share` unscored. What was done is kept."""
 
 
 class TooMuchUnscored(StageError):
-    """Evaluations of a run went through, but more than `eval.max_unscored_share` of their turns have no score."""
+    """An evaluation went through, but more than `eval.max_unscored_share` of its turns have no score."""

@@ -8,10 +8,12 @@ from safer_steer.actors.adaptive import AdaptiveUser
 from safer_steer.actors.judging import parse_judge_spec
 from safer_steer.actors.spec import model_print, parse_spec
 from safer_steer.actors.specs import Seating
+from safer_steer.bench.books import done_keys, outcomes
 from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, unscored_share
+from safer_steer.bench.lacking import lacking
 from safer_steer.bench.suites import read_suite, suite_print
 from safer_steer.config import Recipe
-from safer_steer.errors import ConfigError
+from safer_steer.errors import ConfigError, Incomplete, TooMuchUnscored
 from safer_steer.progress import Reporter
 from safer_steer.prompts import read_prompt
 from safer_steer.seats import ScriptUser, UserActor
@@ -88,7 +90,8 @@ async def evaluate(
         folder=folder,
         name=spec if name is None else name,
     )
-    await seats.check()
+    if not done_keys(folder) >= {f"{script.id}#0" for script in suite.scripts}:
+        await seats.check()
     target = RunFolder(folder)
     with target.locked():
         target.claim("", *evaluation_inputs(recipe, spec, protocol))  # only now: a typo claims no folder
@@ -110,11 +113,21 @@ def _room(recipe: Recipe, seats: Seating, spec: str) -> int:
     return recipe.open_dialogues if room is None else room
 
 
-def too_much_unscored(summary: Summary, recipe: Recipe) -> str | None:
-    """Why the evaluation must not count as a success, or `None`."""
+def too_much_unscored(
+    summary: Summary, recipe: Recipe, folder: Path, *, played_again: bool = True
+) -> TooMuchUnscored | Incomplete | None:
+    """The error if the evaluation in `folder` must not count as a success, with the commonest reasons.
+
+    `Incomplete` where it would count as one but for the turns that a server gave no answer for: the same command
+    tries those again, and dialogues that broke off only if they are `played_again`.
+    """
     share, limit = unscored_share(summary), recipe.eval.max_unscored_share
     if share <= limit:
         return None
-    counts = summary.overall.counts
+    counts, found = summary.overall.counts, lacking(outcomes(folder), played_again=played_again)
     what = f"{counts.unscored} unscored, {counts.failed} dialogues failed"
-    return f"{share:.1%} of the turns are unscored or lost ({what}); the limit is {limit:.1%}"
+    what = f"{share:.1%} of the turns are unscored or lost ({what}); the limit is {limit:.1%}. Why: {found.why}"
+    if unscored_share(summary, found.away) <= limit:
+        return Incomplete(what, where=folder, hint="the same command tries these again")
+    again = f"; the same command tries {found.away} turns again" if found.away else ""
+    return TooMuchUnscored(what, where=folder, hint=f"eval.max_unscored_share is the limit{again}")

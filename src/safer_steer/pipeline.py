@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from safer_steer.bootstrap import bootstrap, scripts_for
 from safer_steer.config import Recipe, Start
 from safer_steer.construct.stage import construct
 from safer_steer.dialogue import Script
-from safer_steer.errors import StageError, TooMuchUnscored
+from safer_steer.errors import Incomplete, StageError, TooMuchUnscored
 from safer_steer.evaluating import (
     check_seats,
     evaluate,
@@ -78,7 +79,7 @@ class Pipeline:
         await self.grpo()
         try:
             await self.evaluate_all()
-        except TooMuchUnscored:
+        except (TooMuchUnscored, Incomplete):
             self.write_report()  # of what there is: it says what is missing
             raise
         self.write_report()
@@ -195,20 +196,24 @@ class Pipeline:
     async def evaluate_all(self) -> None:
         """Base, SFT and SaFeR-Steer on the recipe's suite, static and adaptive.
 
-        One of which too much is unscored stays open, and the others go on; then `TooMuchUnscored` is raised.
+        One of which too much is unscored stays open, and the others go on; then `TooMuchUnscored` is raised, or
+        `Incomplete` where nothing but answers of servers is wanting.
         """
         self._after("grpo")
-        lacking, scripts = [], self._suite().scripts if from_files(self.recipe.eval.suite) else ()
-        for model in MODELS:
-            for protocol in PROTOCOLS:
-                try:
-                    await self._staged(f"eval/{model}-{protocol}", self._evaluation(model, protocol, scripts))
-                except TooMuchUnscored as error:
-                    self.report.note(f"eval/{model}-{protocol}: {error.what}")
-                    lacking.append(f"{model}-{protocol}: {error.what}")
+        lacking: dict[str, StageError] = {}
+        scripts = self._suite().scripts if from_files(self.recipe.eval.suite) else ()
+        for model, protocol in product(MODELS, PROTOCOLS):
+            name = f"{model}-{protocol}"
+            try:
+                await self._staged(f"eval/{name}", self._evaluation(model, protocol, scripts))
+            except (TooMuchUnscored, Incomplete) as error:
+                self.report.note(f"eval/{name}: {error.what}")
+                lacking[name] = error
         if lacking:
-            hint = "the same command judges again what a judge was away for; eval.max_unscored_share is the limit"
-            raise TooMuchUnscored("; ".join(lacking), where=self.run.root / "eval", hint=hint)
+            kind = Incomplete if all(isinstance(error, Incomplete) for error in lacking.values()) else TooMuchUnscored
+            hint = next(error.hint for error in lacking.values() if isinstance(error, kind))
+            told = "; ".join(f"{name}: {error.what}" for name, error in lacking.items())
+            raise kind(told, where=self.run.root / "eval", hint=hint)
 
     def _suite(self) -> Suite:
         settings = self.recipe.eval
@@ -230,12 +235,12 @@ class Pipeline:
                 for rollout in outcomes(folder):
                     look(rollout)
             summary = None if done is None else self._counted(folder)
-            if done is None or summary is None or too_much_unscored(summary, self.recipe) is not None:
+            if done is None or summary is None or too_much_unscored(summary, self.recipe, folder):
                 done = None
                 self.run.reopen(f"eval/{name}")
                 summary = await evaluate(self.recipe, seats, self.run, spec, folder, protocol, self.report, name=model)
-            if problem := too_much_unscored(summary, self.recipe):
-                raise TooMuchUnscored(problem, where=folder)
+            if problem := too_much_unscored(summary, self.recipe, folder):
+                raise problem
             return summary.overall.counts.model_dump() if done is None else done
 
         return work

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safer_steer.actors.specs import Seating
+from safer_steer.bench.books import done_keys
 from safer_steer.bench.evaluate import Session, Summary
 from safer_steer.bench.rejudge import Transcripts
 from safer_steer.bench.rejudge import rejudge as judge_transcripts
@@ -20,7 +21,8 @@ async def rejudge(recipe: Recipe, seats: Seating, source: Path, out: RunFolder, 
     if out.root.resolve() == source.resolve():
         raise ConfigError("is the folder the transcripts are read from", where=out.root, hint="choose another --out")
     judge = seats.judge()
-    await seats.check()
+    if not done_keys(out.root) >= {rollout.key for rollout in transcripts}:
+        await seats.check()
     room = seats.room(recipe.seats.judge)
     open_dialogues = recipe.open_dialogues if room is None else room
     with out.locked():

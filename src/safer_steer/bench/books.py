@@ -183,6 +183,14 @@ def _key(line: bytes, path: Path, number: int, *, fault: bool) -> tuple[str, int
         return parse_record(line, Rollout, path, number).key, None
 
 
+def done_keys(folder: Path) -> set[str]:
+    """The dialogues that stand in the folder as done; none where it holds no whole journal."""
+    try:
+        return set(_places(folder / "rollouts.jsonl", fault=False))
+    except StorageError:
+        return set()
+
+
 def without_words(rollout: Rollout, verdicts: dict[str, Verdict]) -> Rollout:
     """A dialogue as the counts need it: what was decided, without what was said.
 

@@ -19,6 +19,7 @@ from safer_steer.bench.agreement import Agreement, agreement
 from safer_steer.bench.books import Books, outcomes, same_images, was_away, without_words
 from safer_steer.bench.disagreements import write_disagreements
 from safer_steer.bench.intervals import Rate
+from safer_steer.bench.lacking import lost_turns
 from safer_steer.bench.metrics import Group, by_attack, group, grouped, unscored_reasons
 from safer_steer.bench.spent import Spent, spent
 from safer_steer.bench.survival import RestrictedMean, SurvivalPoint, observations, restricted_mean, survival_curve
@@ -182,7 +183,7 @@ def close_books(evaluation: Evaluation, config: EvalConfig, seconds: float, bill
 
 def _give_up(books: Books, rollout: Rollout, evaluation: Evaluation) -> None:
     enough = min(FAULTS_BEFORE_GIVING_UP, len(evaluation.scripts))
-    if books.finished == 0 and books.attempt == 1 and books.broken >= enough:
+    if books.finished == 0 and not len(books.done) and books.broken >= enough:
         hint = "nothing was lost; mend the model's endpoint and run the same command again"
         what = f"the first {books.broken} dialogues all broke off: {rollout.fault}"
         raise StageError(what, where=evaluation.folder, hint=hint)
@@ -210,16 +211,17 @@ def summarise(rollouts: Sequence[Rollout], of: Evaluation, config: EvalConfig, s
         restricted_mean=restricted_mean(observations(unsafe)),
         spent=spent(rollouts),
         agreement=agreement(rollouts),
-        lost_turns=sum(
-            max(1, len(rollout.script.turns) - len(rollout.turns)) for rollout in rollouts if rollout.fault is not None
-        ),
+        lost_turns=sum(map(lost_turns, rollouts)),
         seconds=seconds,
         skipped_rows=of.skips,
     )
 
 
-def unscored_share(summary: Summary) -> float:
-    """The share of turns without a score; of a dialogue that broke off, all turns it did not come to are missing."""
+def unscored_share(summary: Summary, but: int = 0) -> float:
+    """The share of turns without a score, `but` so many of them set aside.
+
+    Of a dialogue that broke off, all turns it did not come to are missing.
+    """
     figures = summary.overall.counts
     missing = figures.unscored + summary.lost_turns
-    return missing / max(1, figures.scored + missing)
+    return (missing - but) / max(1, figures.scored + missing)

@@ -1,5 +1,5 @@
 """The command `safer-steer`. Exit codes: 0 done · 1 something failed, said in one message · 2 wrong usage ·
-3 evaluated, but too much is unscored · 4 stopped at the recipe's budget · 5 incomplete, a server was away ·
+3 evaluated, but too much is unscored · 4 stopped at the recipe's budget · 5 incomplete, a server gave no answer ·
 130 interrupted."""
 
 from __future__ import annotations

@@ -110,15 +110,14 @@ async def _rejudge(recipe: Recipe, source: Path, out: RunFolder) -> None:
     report = reporter()
     async with Seating(recipe, out.images, notify=report.note) as seats:
         summary = await rejudge(recipe, seats, source, out, report)
-    _tell(summary, recipe, out)
+    _tell(summary, recipe, out, played_again=False)
 
 
-def _tell(summary: Summary, recipe: Recipe, run: RunFolder) -> None:
-    """The counts on standard output; exits with 3 when too much is unscored."""
+def _tell(summary: Summary, recipe: Recipe, run: RunFolder, *, played_again: bool = True) -> None:
+    """The counts on standard output; raises what says that too much is unscored."""
     from safer_steer.pipeline import too_much_unscored
 
     counts = summary.overall.counts
     typer.echo(json.dumps({"counts": counts.model_dump(), "report": str(run.root / "report.html")}, indent=2))
-    if problem := too_much_unscored(summary, recipe):
-        typer.echo(f"error: {run.root}: {problem}", err=True)
-        raise typer.Exit(3)
+    if problem := too_much_unscored(summary, recipe, run.root, played_again=played_again):
+        raise problem
