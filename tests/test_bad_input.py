@@ -26,8 +26,9 @@ def fault(answer: tuple[int, str, str]) -> str:
 BAD_LINES = [
     ("not JSON at all", ["not JSON"]),
     ('{"question_id": "d1", ', ["not JSON"]),
-    ("[" * 100_000, ["not JSON"]),
-    ("[1, 2]", ["not a JSON object"]),
+    ('{"a": ' * 100_000, ["not JSON"]),
+    ("[" * 100_000, ["not a JSON object but an array"]),
+    ("[1, 2]", ["not a JSON object", "one JSON object a line"]),
     (entry(image="missing.png"), ["'image'", "missing.png", "no such image file"]),
     (entry(image="corrupt.png"), ["'image'", "corrupt.png", "not a readable image"]),
     (entry(image="empty.png"), ["'image'", "empty.png", "empty"]),

@@ -85,7 +85,9 @@ def test_lines_arrays_objects_and_csv_as_rows(tmp_path: Path) -> None:
     lines = put_jsonl(tmp_path / "a.jsonl", [{"x": 1}, "", "{", {"x": 2}])
     rows = list(jsonl_rows(lines))
     assert [row.line if isinstance(row, Row) else str(row)[-40:-12] for row in rows] == [1, str(rows[1])[-40:-12], 4]
-    assert isinstance(rows[1], DataError) and f"{lines}:3: not JSON" in str(rows[1])
+    assert isinstance(rows[1], DataError)
+    told = "not JSON: Expecting property name enclosed in double quotes, column 2 (one JSON object a line)"
+    assert str(rows[1]) == f"{lines}:3: {told}"
     array = list(json_rows(put_json(tmp_path / "a.json", [{"x": 1}, 3])))
     assert isinstance(array[0], Row) and array[0].row == 1
     assert isinstance(array[1], DataError) and "a.json, row 2: not a JSON object" in str(array[1])

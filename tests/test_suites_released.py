@@ -341,9 +341,10 @@ def test_a_repeated_id_is_an_error_and_skipping_keeps_the_first(tmp_path: Path) 
 
 
 def test_when_every_row_is_wrong_skipping_is_no_way_out(tmp_path: Path) -> None:
-    path = put_jsonl(tmp_path / "x.jsonl", ["not JSON"] * 30)
-    with pytest.raises(DataError, match=r"holds no dialogue \(30 bad rows were skipped, first .*x.jsonl:1: not JSON"):
-        read_suite(str(path), ImageStore(tmp_path / "i"), skip_bad_rows=True)
+    for rows, told in ((30, "30 bad rows were"), (1, "1 bad row was")):
+        path = put_jsonl(tmp_path / "x.jsonl", ["not JSON"] * rows)
+        with pytest.raises(DataError, match=rf"holds no dialogue \({told} skipped, first .*x.jsonl:1: not JSON"):
+            read_suite(str(path), ImageStore(tmp_path / "i"), skip_bad_rows=True)
 
 
 def test_a_file_that_lacks_a_column_is_wrong_as_a_whole(tmp_path: Path) -> None:

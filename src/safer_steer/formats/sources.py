@@ -93,24 +93,30 @@ def jsonl_rows(path: Path, *, lists: bool = False) -> Rows:
 
 
 def _json_line(line: bytes, path: Path, number: int, lists: bool) -> Row:
+    wanted = "list" if lists else "object"
+    hint = f"one JSON {wanted} a line"
     try:
-        text = line.decode()
+        text = line.decode().rstrip()
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text: {error.reason}", file=path, line=number) from error
-    values = _parsed(text, path, number)
+    if not lists and text.startswith("["):  # whole, or its first line
+        raise DataError("not a JSON object but an array", file=path, line=number, hint=hint)
+    try:
+        values = _checked(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON: {error.msg}, column {error.colno}", file=path, line=number, hint=hint) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON: {error}", file=path, line=number) from error
     if lists and isinstance(values, list):
         values = {"messages": values}
     if not isinstance(values, dict):
-        raise DataError("not a JSON object" if not lists else "not a JSON list", file=path, line=number)
+        raise DataError(f"not a JSON {wanted}", file=path, line=number, hint=hint)
     return Row(values, path, line=number)
 
 
-def _parsed(text: str, path: Path, line: int | None = None) -> Any:
-    try:
-        values = json.loads(text)
-        json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}", file=path, line=line) from error
+def _checked(text: str) -> Any:
+    values = json.loads(text)
+    json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair is no text
     return values
 
 
@@ -122,7 +128,10 @@ def read_json(path: Path) -> Any:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text: {error.reason}", file=path) from error
-    return _parsed(text, path)
+    try:
+        return _checked(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON: {error}", file=path) from error
 
 
 def json_rows(path: Path) -> Rows:
