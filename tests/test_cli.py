@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
 from command import call, run, write_suite
 from safer_steer import __version__
+from safer_steer.__main__ import main
 from safer_steer.config import Recipe
 from safer_steer.forecast import EXCLUDED
 
@@ -100,3 +103,48 @@ def test_a_dry_run_of_an_evaluation_counts_and_asks_nobody(tmp_path: Path, capsy
     }  # fmt: skip
     adaptive = json.loads(call(capsys, *command, "--dry-run", "--adaptive")[1])
     assert (adaptive["answers"], adaptive["tutor calls"]) == (4, 2)
+
+
+def test_an_override_that_is_wrong_is_not_blamed_on_a_file(tmp_path: Path, capsys: Capture) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("grpo: {stepz: 1}\n")
+    default = "error: --set: unknown key 'grpo.stepz' ("
+    assert default in call(capsys, "recipe", "--set", "grpo.stepz=3")[2]
+    assert default in call(capsys, "recipe", "--recipe", own, "--set", "grpo.stepz=3")[2]
+    assert f"error: {own}: unknown key 'grpo.stepz' (" in call(capsys, "recipe", "--recipe", own)[2]
+    both = call(capsys, "recipe", "--recipe", own, "--set", "seed=zero")[2]
+    assert f"error: {own}: --set: 'seed': " in both and "; unknown key 'grpo.stepz' (" in both
+    assert "error: --set: 'seed': " in call(capsys, "recipe", "--set", "seed=zero")[2]
+    assert "demo.yaml" not in call(capsys, "recipe", "--set", "eval=3")[2]
+
+
+def test_an_evaluation_without_a_model_in_no_run_says_what_to_give(tmp_path: Path, capsys: Capture) -> None:
+    code, _, err = call(capsys, "eval", "--suite", write_suite(tmp_path), "--out", tmp_path / "out")
+    assert code == 1 and "give --model SPEC, or the --out of a run" in err and not (tmp_path / "out").exists()
+
+
+def test_what_a_failed_start_left_is_still_a_new_folder(tmp_path: Path, capsys: Capture) -> None:
+    suite, out = write_suite(tmp_path), tmp_path / "out"
+    command = ["eval", "--model", "openai:m@http://127.0.0.1:9/v1", "--suite", suite, "--out", out, "--no-resume"]
+    for _ in range(2):
+        code, _, err = call(capsys, *command)
+        assert code == 1 and "cannot connect" in err and (out / "images").is_dir()
+    (out / "rollouts.jsonl").touch()
+    assert "the folder is not empty" in call(capsys, *command)[2]
+
+
+def test_help_loses_no_word_to_markup(capsys: Capture) -> None:
+    assert "Needs the extra `inspect`." in " ".join(call(capsys, "inspect-log", "--help")[1].split())
+
+
+def test_an_interrupt_during_the_first_imports_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "safer_steer.cli", Interrupted("safer_steer.cli"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted\n"

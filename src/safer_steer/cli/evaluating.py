@@ -19,7 +19,7 @@ from safer_steer.cli.options import (
     folder_of,
     recipe_of,
 )
-from safer_steer.cli.stages import run_stage
+from safer_steer.cli.stages import STAGES, run_stage
 from safer_steer.config import Recipe
 from safer_steer.errors import ConfigError
 from safer_steer.progress import reporter
@@ -61,6 +61,8 @@ def evaluate_(
     )
     seats = settings.seats.model_copy(update={} if judge is None else {"judge": judge})
     settings = settings.model_copy(update={"eval": chosen, "seats": seats})
+    if model is None and not dry_run and not any((out / stage.name).is_dir() for stage in STAGES):
+        raise ConfigError("is no run's folder", where=out, hint="give --model SPEC, or the --out of a run")
     if model is None:
         run_stage("eval", settings, out, dry_run, resume)
     else:

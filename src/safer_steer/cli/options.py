@@ -31,7 +31,10 @@ EngineOption = Annotated[str, typer.Option("--engine", help="local: this machine
 
 def recipe_of(path: Path | None, overrides: list[str] | None) -> Recipe:
     """The recipe in a file, or the demo's, with its overrides."""
-    return load_recipe(RECIPES / "demo.yaml" if path is None else path, [] if overrides is None else overrides)
+    given = [] if overrides is None else overrides
+    if path is None:
+        return load_recipe(RECIPES / "demo.yaml", given, called="the default recipe")
+    return load_recipe(path, given)
 
 
 def awaited(work: Coroutine[Any, Any, Any]) -> Any:
@@ -43,10 +46,14 @@ def awaited(work: Coroutine[Any, Any, Any]) -> Any:
         raise typer.Exit(130) from None
 
 
+_OF_A_FAILED_START = {"images", ".lock"}
+"""What a command that ended before its work began may leave behind."""
+
+
 def folder_of(out: Path, resume: bool) -> RunFolder:
     """The run folder to work in."""
     if out.exists() and not out.is_dir():
         raise ConfigError("is not a folder", where=out, hint="choose another --out")
-    if not resume and out.exists() and any(out.iterdir()):
+    if not resume and out.exists() and {path.name for path in out.iterdir()} - _OF_A_FAILED_START:
         raise ConfigError("the folder is not empty", where=out, hint="drop --no-resume to go on with it")
     return RunFolder(out)

@@ -39,7 +39,7 @@ def inspect_log(
     ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Put the images into the log.")] = True,
 ) -> None:
-    """Write an evaluation as an Inspect log, for `inspect view`. Needs the extra `safer-steer[inspect]`."""
+    """Write an evaluation as an Inspect log, for `inspect view`. Needs the extra `inspect`."""
     from safer_steer.bench.books import images_of, require_evaluation
 
     require_evaluation(out)

@@ -64,20 +64,34 @@ class Recipe(Section):
         return default if own is None else own.over(default)
 
 
-def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe (`None`: all defaults) and apply `key.sub=value` overrides; raises `ConfigError`."""
-    return recipe_from(_read_yaml(path) if path is not None else {}, overrides, where=path)
+def load_recipe(path: Path | None, overrides: Sequence[str] = (), *, called: str | None = None) -> Recipe:
+    """Read a recipe (`None`: all defaults) and apply `key.sub=value` overrides; raises `ConfigError`.
+
+    `called`: what errors name the file by, where the user did not name it.
+    """
+    values = _read_yaml(path) if path is not None else {}
+    return recipe_from(values, overrides, where=path if called is None else called)
 
 
-def recipe_from(values: dict[str, Any], overrides: Sequence[str] = (), where: Path | None = None) -> Recipe:
-    """A recipe from plain values and overrides; raises `ConfigError` naming the key."""
+def recipe_from(values: dict[str, Any], overrides: Sequence[str] = (), where: Path | str | None = None) -> Recipe:
+    """A recipe from plain values and overrides; raises `ConfigError` naming the key, or `--set`."""
     for override in overrides:
         values = apply_override(values, override)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_problem(dict(item)) for item in error.errors())
-        raise ConfigError(problems, where=where, hint="`safer-steer recipe` prints every key and default") from error
+        problems = [(_problem(dict(item)), _overridden(item["loc"], overrides)) for item in error.errors()]
+        mixed = len({overridden for _, overridden in problems}) > 1
+        told = "; ".join(f"--set: {problem}" if mixed and overridden else problem for problem, overridden in problems)
+        place = "--set" if problems[0][1] and not mixed else where
+        raise ConfigError(told, where=place, hint="`safer-steer recipe` prints every key and default") from error
+
+
+def _overridden(place: Sequence[str | int], overrides: Sequence[str]) -> bool:
+    """Whether the key at `place`, or one within it, was given by an override."""
+    key = [str(part) for part in place]
+    given = [override.partition("=")[0].strip().split(".") for override in overrides]
+    return any(path[: len(key)] == key[: len(path)] for path in given)
 
 
 def _problem(item: dict[str, Any]) -> str:
