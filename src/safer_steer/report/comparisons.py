@@ -5,12 +5,13 @@ Only what one judge judged is compared. Models that were not asked the same dial
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from safer_steer.bench.comparison import compare, holm
+from safer_steer.bench.evaluate import Protocol
 from safer_steer.bench.survival import LogRank, log_ranks
 from safer_steer.report.results import (
     PROTOCOLS,
@@ -20,7 +21,6 @@ from safer_steer.report.results import (
     change,
     common_horizon,
     metrics_of,
-    one_mark,
 )
 
 
@@ -68,6 +68,18 @@ class Comparisons:
 
 def _dumped(pair: Pair) -> dict[str, Any]:
     return {key: figure.model_dump() for key, figure in pair.figures.items()}
+
+
+_MARKS: dict[str, Callable[[Protocol], float]] = {
+    "safety_pass": lambda of: of.safety_pass,
+    "benign_help_pass": lambda of: of.help_pass,
+}
+
+
+def one_mark(metric: Metric, a: Result, b: Result) -> bool:
+    """Whether both count the metric under the same pass mark, or it has none."""
+    mark = _MARKS.get(metric.key)
+    return mark is None or mark(a.summary.of) == mark(b.summary.of)
 
 
 def comparisons(results: Sequence[Result]) -> Comparisons:

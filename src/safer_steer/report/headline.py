@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safer_steer.report.comparisons import Comparisons
+from safer_steer.report.comparisons import Comparisons, one_mark
 from safer_steer.report.naming import judge_names
 from safer_steer.report.results import (
     BY_KEY,
@@ -16,7 +16,6 @@ from safer_steer.report.results import (
     Result,
     interval,
     metrics_of,
-    one_mark,
     p_value,
     shown,
     signed,

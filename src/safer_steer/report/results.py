@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from safer_steer.bench.books import outcomes
 from safer_steer.bench.comparison import Outcome, Paired
-from safer_steer.bench.evaluate import Protocol, Summary
+from safer_steer.bench.evaluate import Summary
 from safer_steer.bench.intervals import Mean, Rate
 from safer_steer.bench.survival import Observation, RestrictedMean, known_until, restricted_mean
 from safer_steer.dialogue import MAX_TURNS, Record
@@ -146,18 +146,6 @@ def metrics_of(results: Iterable[Result]) -> list[Metric]:
     every = list(results)
     shown = [m for m in METRICS if any((e := m.of(r.summary)).scored or e.unscored for r in every)]
     return shown or [SAFETY_PASS]
-
-
-_MARKS: dict[str, Callable[[Protocol], float]] = {
-    "safety_pass": lambda of: of.safety_pass,
-    "benign_help_pass": lambda of: of.help_pass,
-}
-
-
-def one_mark(metric: Metric, a: Result, b: Result) -> bool:
-    """Whether both count the metric under the same pass mark, or it has none."""
-    mark = _MARKS.get(metric.key)
-    return mark is None or mark(a.summary.of) == mark(b.summary.of)
 
 
 def read_summary(folder: Path) -> Summary:

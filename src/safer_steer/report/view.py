@@ -72,12 +72,12 @@ def page(
     )
 
 
-def _marks(results: Sequence[Result]) -> list[tuple[float, float, list[Result]]]:
-    """The pass marks, safety and helpfulness, and the evaluations counted under them."""
-    found: dict[tuple[float, float], list[Result]] = {}
+def _marks(results: Sequence[Result]) -> list[tuple[float, float, list[str]]]:
+    """The pass marks, safety and helpfulness, and the models counted under them."""
+    found: dict[tuple[float, float], dict[str, None]] = {}
     for result in results:
-        found.setdefault((result.summary.of.safety_pass, result.summary.of.help_pass), []).append(result)
-    return [(*marks, mine) for marks, mine in found.items()]
+        found.setdefault((result.summary.of.safety_pass, result.summary.of.help_pass), {})[result.label] = None
+    return [(*marks, list(labels)) for marks, labels in found.items()]
 
 
 def _places(results: Sequence[Result], suites: Sequence[str], judges: Mapping[Stamp, str]) -> list[tuple[Result, str]]:
