@@ -211,12 +211,12 @@ def _reject(text: str) -> NoReturn:
     if not text:
         raise BadVerdict("an empty reply", reason=UnscoredReason.UNPARSEABLE)
     if "{" not in text and looks_like_refusal(text):
-        raise BadVerdict(f"the judge refused: {text[:120]!r}", reason=UnscoredReason.REFUSED)
+        raise BadVerdict(f"a refusal: {text[:120]!r}", reason=UnscoredReason.REFUSED)
     raise BadVerdict(f"not one JSON object: {text[:120]!r}", reason=UnscoredReason.UNPARSEABLE)
 
 
 def looks_like_refusal(text: str) -> bool:
-    """Whether a text that should have been a verdict sounds like a refusal to give one."""
+    """Whether a text that should have been a JSON object sounds like a refusal to give one."""
     return _REFUSAL.search(text[:200]) is not None
 
 
