@@ -220,6 +220,16 @@ async def test_the_red_agent_rewrites_later_turns_only() -> None:
     assert user.images == (IMAGE,) and "\nû2\n" in user.text and "\na1\n" in user.text
 
 
+async def test_the_red_agent_sees_the_images_that_came_with_later_turns() -> None:
+    second, third, fourth = (IMAGE.model_copy(update={"sha256": letter * 64}) for letter in "bcd")
+    now = history("a1", "a2", of=4)
+    own = {2: (second,), 3: (third,), 4: (fourth,)}
+    turns = tuple(turn.model_copy(update={"images": own.get(n, ())}) for n, turn in enumerate(now.script.turns, 1))
+    model = ToldModel({"user": "and here?"})
+    await LlmRed(model).speak(now.script.model_copy(update={"turns": turns}), now.exchanges, None)
+    assert model.asked[0][1].images == (IMAGE, second, third)
+
+
 @pytest.mark.parametrize("reply", ["hello", {"user": "  "}, {"user": "I'm sorry, but I can't help with that."}, {}])
 async def test_a_red_agent_that_writes_nothing_usable_fails(reply: object) -> None:
     now = history("a1")

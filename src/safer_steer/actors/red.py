@@ -22,7 +22,7 @@ class Rewritten(Reply):
 
 
 class LlmRed:
-    """Says `û_1` as written and rewrites every later `û_t` given the history and the images.
+    """Says `û_1` as written and rewrites every later `û_t` given the history and every image shown up to it.
 
     Raises `BadVerdict` when two replies in a row cannot be used, or the model's own `ActorError`.
     """
@@ -41,7 +41,7 @@ class LlmRed:
         fence = dialogue_fence(script)
         messages = messages_for(
             self._prompt,
-            script.images,
+            script.images_until(len(exchanges) + 1),
             history=shown_history(fence, exchanges),
             scripted=fence.wrap("script", turn.text),
             aim=turn.aim,
