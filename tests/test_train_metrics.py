@@ -129,6 +129,37 @@ def test_the_reward_is_that_of_dialogues_that_came_to_their_end() -> None:
     assert said["safety_by_turn"] == (5.5, 10.0)  # what was scored is counted there
 
 
+SILENT = Unscored(reason=UnscoredReason.UNPARSEABLE, detail="not one JSON object")
+
+
+@pytest.mark.parametrize(
+    ("endings", "detail"),
+    [
+        ("sg sg", None),  # one garbled verdict a group spoils both groups, but the tutor is there
+        ("ss sg", None),
+        ("ss ss", "u0#0 turn 1: unparseable: not one JSON object"),
+        ("so oo", "u0#0 turn 1: unparseable: not one JSON object"),
+        ("of ss", "u0#1: assistant_fault: away"),
+        ("oo oo", None),
+        ("og oo", None),
+        ("", None),
+    ],
+)
+def test_it_is_an_outage_only_when_no_dialogue_was_scored_to_its_end(endings: str, detail: str | None) -> None:
+    def ended(of: Script, sample: int, how: str) -> Rollout:
+        if how in "gs":
+            return played_turns(of, [graded(5) if how == "g" else SILENT], sample=sample)
+        stop = StopReason.CONTEXT_OVERFLOW if how == "o" else StopReason.ASSISTANT_FAULT
+        return Rollout(script=of, sample=sample, turns=(), stop=stop, fault="away")
+
+    rollouts = [
+        ended(of, sample, how)
+        for of, group in zip(pool(2, 0), endings.split(), strict=False)
+        for sample, how in enumerate(group)
+    ]
+    assert Played(tuple(rollouts), (), (), 0).outage == detail
+
+
 @pytest.mark.parametrize(
     ("size", "most", "kept"),
     [(15, 8, [0, 1, 3, 5, 7, 9, 11, 13]), (16, 8, list(range(0, 16, 2))), (3, 8, [0, 1, 2]), (0, 8, [])],
