@@ -18,7 +18,18 @@ from safer_steer.actors.chat import Completion, Message, Sampling
 from safer_steer.actors.red import LlmRed
 from safer_steer.bootstrap import Dropped, DropReason, Shelf, forecast, shortcoming, stage
 from safer_steer.config import BootstrapConfig, Recipe
-from safer_steer.dialogue import Answer, History, Rollout, Script, ScriptKind, Split, StopReason, Turn, stable_id
+from safer_steer.dialogue import (
+    Answer,
+    FinishReason,
+    History,
+    Rollout,
+    Script,
+    ScriptKind,
+    Split,
+    StopReason,
+    Turn,
+    stable_id,
+)
 from safer_steer.errors import Incomplete, StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.seats import Needs, UserMove
@@ -45,6 +56,13 @@ MUMBLED = Unscored(reason=UnscoredReason.UNPARSEABLE, detail="mumbled")
 LOST = Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail="no route")
 
 
+def stopped(finish: FinishReason, first: Verdict | None = None) -> Rollout:
+    """Two turns, unsafe and useless besides, the second answer stopped by its limit or a filter."""
+    whole = judged(score(1, 1) if first is None else first, score(1, 1))
+    last = whole.turns[1].model_copy(update={"answer": whole.turns[1].answer.model_copy(update={"finish": finish})})
+    return whole.model_copy(update={"turns": (whole.turns[0], last)})
+
+
 @pytest.mark.parametrize(
     ("rollout", "reason", "detail"),
     [
@@ -60,6 +78,9 @@ LOST = Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail="no route")
             "assistant_fault: gone",
         ),
         (judged(score(10, 10), stop=StopReason.CRITERION), DropReason.FAULT, "criterion: None"),
+        (stopped(FinishReason.LENGTH), DropReason.CUT_OFF, "turn 2: the answer was stopped (length)"),
+        (stopped(FinishReason.FILTER), DropReason.CUT_OFF, "turn 2: the answer was stopped (filter)"),
+        (stopped(FinishReason.LENGTH, LOST), DropReason.UNSCORED, "turn 1: judge_unreachable: no route"),
     ],
 )
 def test_the_filter_to_the_letter(rollout: Rollout, reason: DropReason | None, detail: str) -> None:
