@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
 from safer_steer.actors.local import DialogueTokenizer, LocalModel
-from safer_steer.config import Dtype, GrpoConfig, LoraConfig, Part, recipe_from
+from safer_steer.config import Dtype, GrpoConfig, LoraConfig, Part, SftConfig, recipe_from
 from safer_steer.errors import ConfigError
 from safer_steer.progress import Silent
 from safer_steer.store import RunFolder, read_records
@@ -18,6 +19,7 @@ from safer_steer.train.loss import token_logprobs
 from safer_steer.train.metrics import GrpoStep
 from safer_steer.train.policy import Policy
 from safer_steer.train.sft import Example
+from safer_steer.train.sft_trainer import FOLLOWS, arguments
 from tiny_training import LORA, Killed, likes_letters, model_folder, run_grpo, sft, tiny_recipe, tiny_scripts, tutor
 from tiny_vlm import tiny_processor, tiny_student
 
@@ -66,8 +68,35 @@ def test_the_trainer_is_told_by_name_and_says_what_it_does_not_know(tmp_path: Pa
         recipe_from({"sft": {"trainer": {"report_to": ["wandb"]}}})
     with pytest.raises(ConfigError, match="TrainingArguments takes"):
         sft(tmp_path / "a", start, engine="trainer", trainer={"no_such_setting": 1})
+    with pytest.raises(ConfigError, match=r"sft\.trainer: follows from the recipe: logging_steps, output_dir"):
+        sft(tmp_path / "c", start, engine="trainer", trainer={"output_dir": "x", "report_to": [], "logging_steps": 5})
     with pytest.raises(ConfigError, match="multiple of micro_batch"):
         sft(tmp_path / "b", start, engine="trainer", micro_batch=3)
+
+
+def test_what_the_recipe_leaves_open_is_the_trainers(tmp_path: Path) -> None:
+    told = {
+        "report_to": ["none"], "disable_tqdm": False, "dataloader_pin_memory": False, "save_total_limit": 5,
+        "ddp_find_unused_parameters": True, "bf16": True, "dataloader_num_workers": 1, "run_name": "mine",
+    }  # fmt: skip
+    made = arguments(SftConfig(engine="trainer", batch_size=4, micro_batch=2, trainer=told), tmp_path, 10, 0, cpu=True)
+    assert {name: getattr(made, name) for name in told} == {**told, "report_to": []}
+    known = {field.name for field in fields(made)}
+    assert not {"deepspeed", "fsdp", "fsdp_config", "accelerator_config", "push_to_hub"} & FOLLOWS
+    assert FOLLOWS - known <= {"adafactor", "group_by_length", "warmup_ratio"}  # older versions have them
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "learning_rate", "weight_decay", "optim", "warmup_steps", "lr_scheduler_type", "num_train_epochs", "max_steps",
+        "gradient_accumulation_steps", "logging_strategy", "save_strategy", "save_steps", "seed", "max_grad_norm",
+        "per_device_train_batch_size", "save_only_model", "average_tokens_across_devices",
+    ],
+)  # fmt: skip
+def test_what_follows_from_the_recipe_is_not_the_trainers_to_say(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"follows from the recipe: {name}"):
+        arguments(SftConfig(engine="trainer", trainer={name: 1}), tmp_path, 10, 0, cpu=True)
 
 
 def batch(policy: Policy) -> object:
