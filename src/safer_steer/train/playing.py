@@ -46,7 +46,7 @@ class Played:
 async def play_step(
     scripts: Sequence[Script], cast: Cast, config: GrpoConfig, step: int, open_dialogues: int
 ) -> Played:
-    """Play `config.samples` dialogues of every script and build their groups.
+    """Play `config.samples` dialogues of every script and build their groups; a script given twice is played once.
 
     A group that a silent tutor or a fault spoiled is played again up to `config.retries` times, under new sample
     numbers (they seed the student's sampling). Sample numbers are never used twice over the steps.
