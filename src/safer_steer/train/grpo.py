@@ -56,7 +56,7 @@ async def grpo(
 
     `judge` reads the student's answers to held-out scripts every `grpo.probe_every` steps. Returns the counts, at
     once if the stage is done. Raises `StageError` when there is nothing to play, no step has a group to learn from,
-    or a step's groups were all lost to a tutor that is away (the step is not counted as done), `StorageError`,
+    or not one of a step's dialogues was scored to its end (the step is not counted as done), `StorageError`,
     `WeightsError`.
     """
     pool = [shortened(script, recipe.grpo.max_turns) for script in scripts]
