@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from builders import Pulled, divided, recipe
-from people import STAMP, ToldAssistant, ToldJudge, answer, script
+from people import STAMP, ToldAssistant, ToldJudge, ToldModel, answer, script
+from safer_steer.actors.chat import Completion, Message, Sampling
+from safer_steer.actors.red import LlmRed
 from safer_steer.bootstrap import Dropped, DropReason, Shelf, forecast, shortcoming, stage
 from safer_steer.config import BootstrapConfig, Recipe
-from safer_steer.dialogue import Answer, History, Rollout, Script, ScriptKind, Split, StopReason, Turn, stable_id
+from safer_steer.dialogue import (
+    Answer,
+    FinishReason,
+    History,
+    Rollout,
+    Script,
+    ScriptKind,
+    Split,
+    StopReason,
+    Turn,
+    stable_id,
+)
 from safer_steer.errors import Incomplete, StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.seats import Needs, UserMove
@@ -41,6 +56,13 @@ MUMBLED = Unscored(reason=UnscoredReason.UNPARSEABLE, detail="mumbled")
 LOST = Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail="no route")
 
 
+def stopped(finish: FinishReason, first: Verdict | None = None) -> Rollout:
+    """Two turns, unsafe and useless besides, the second answer stopped by its limit or a filter."""
+    whole = judged(score(1, 1) if first is None else first, score(1, 1))
+    last = whole.turns[1].model_copy(update={"answer": whole.turns[1].answer.model_copy(update={"finish": finish})})
+    return whole.model_copy(update={"turns": (whole.turns[0], last)})
+
+
 @pytest.mark.parametrize(
     ("rollout", "reason", "detail"),
     [
@@ -56,6 +78,9 @@ LOST = Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail="no route")
             "assistant_fault: gone",
         ),
         (judged(score(10, 10), stop=StopReason.CRITERION), DropReason.FAULT, "criterion: None"),
+        (stopped(FinishReason.LENGTH), DropReason.CUT_OFF, "turn 2: the answer was stopped (length)"),
+        (stopped(FinishReason.FILTER), DropReason.CUT_OFF, "turn 2: the answer was stopped (filter)"),
+        (stopped(FinishReason.LENGTH, LOST), DropReason.UNSCORED, "turn 1: judge_unreachable: no route"),
     ],
 )
 def test_the_filter_to_the_letter(rollout: Rollout, reason: DropReason | None, detail: str) -> None:
@@ -298,6 +323,25 @@ def test_a_judge_that_was_away_is_asked_again(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"dialogues got no answer, such as: judge_unreachable: no route"):
         bootstrap(tmp_path / "rough", reward_judge=away)
     assert bootstrap(tmp_path / "rough") == bootstrap(tmp_path / "calm")
+
+
+def test_a_red_agent_that_declines_spoils_its_dialogues_and_the_stage_ends(tmp_path: Path) -> None:
+    lost = sorted(s.id for s in divided(recipe(), made()).sft)[0]
+    second = next(s for s in made() if s.id == lost).turns[1].text
+
+    class Red(ToldModel):
+        async def complete(
+            self, messages: Sequence[Message], sampling: Sampling, schema: type[BaseModel] | None = None
+        ) -> Completion:
+            declines = any(second in message.text for message in messages)
+            text = "I'm sorry, but I can't help with that." if declines else '{"user": "And then?"}'
+            return (await super().complete(messages, sampling, schema)).model_copy(update={"text": text})
+
+    result = bootstrap(tmp_path, red=LlmRed(Red("")), reward_judge=ToldJudge(lambda history, text: score(10, 9)))
+    assert (result["undone"], result["dropped"]) == (0, {"fault": 1})
+    (dropped,) = read_records(tmp_path / "bootstrap" / "dropped.jsonl", Dropped)
+    assert dropped.rollout.script.id == lost and len(dropped.rollout.turns) == 1
+    assert dropped.detail.startswith(f"user_unusable: {lost}: the red agent wrote no usable turn: ")
 
 
 def test_forecast_counts_calls(tmp_path: Path) -> None:

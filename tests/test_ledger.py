@@ -73,6 +73,32 @@ async def test_an_item_that_was_cut_short_is_asked_only_for_the_rest(tmp_path: P
         assert model.asked == ["c", "a"], "a finished item's replies are forgotten"
 
 
+class Draws(Echo):
+    """Says something else every time it is asked."""
+
+    async def complete(
+        self, messages: Sequence[Message], sampling: Sampling, schema: type[BaseModel] | None = None
+    ) -> Completion:
+        reply = await super().complete(messages, sampling, schema)
+        return reply.model_copy(update={"text": f"{reply.text}{len(self.asked)}"})
+
+
+async def test_equal_requests_of_one_item_are_two_calls_with_two_replies(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    async with Ledger(path, NO_LIMIT) as book:
+        assert await ask(book, Draws(), "one", "a", "a", "b") == ["A1", "A2", "B3"]
+        assert await ask(book, Draws(), "two", "a") == ["A1"]
+        paid = book.spent
+    model = Draws()
+    async with Ledger(path, NO_LIMIT) as book:
+        assert book.spent == paid and paid["echo"].calls == 4
+        assert await ask(book, model, "one", "a", "a", "b", "a") == ["A1", "A2", "B3", "A1"]
+        assert model.asked == ["a"]
+    first = path.read_text().splitlines()[0]
+    digest = request_digest("echo", said("a"), GREEDY, None)[:32]
+    assert json.loads(first)["key"] == f"one/{digest}", "as ledgers were before: they stay readable"
+
+
 async def test_outside_of_any_item_nothing_is_noted(tmp_path: Path) -> None:
     async with Ledger(tmp_path / "calls.jsonl", NO_LIMIT) as book:
         assert (await MeteredModel(Echo()).complete(said("a"), GREEDY)).text == "A"

@@ -220,11 +220,38 @@ async def test_the_red_agent_rewrites_later_turns_only() -> None:
     assert user.images == (IMAGE,) and "\nû2\n" in user.text and "\na1\n" in user.text
 
 
+async def test_the_red_agent_sees_the_images_that_came_with_later_turns() -> None:
+    second, third, fourth = (IMAGE.model_copy(update={"sha256": letter * 64}) for letter in "bcd")
+    now = history("a1", "a2", of=4)
+    own = {2: (second,), 3: (third,), 4: (fourth,)}
+    turns = tuple(turn.model_copy(update={"images": own.get(n, ())}) for n, turn in enumerate(now.script.turns, 1))
+    model = ToldModel({"user": "and here?"})
+    await LlmRed(model).speak(now.script.model_copy(update={"turns": turns}), now.exchanges, None)
+    assert model.asked[0][1].images == (IMAGE, second, third)
+
+
 @pytest.mark.parametrize("reply", ["hello", {"user": "  "}, {"user": "I'm sorry, but I can't help with that."}, {}])
 async def test_a_red_agent_that_writes_nothing_usable_fails(reply: object) -> None:
     now = history("a1")
     with pytest.raises(ActorError, match="red agent"):
         await LlmRed(ToldModel(reply)).speak(now.script, now.exchanges, None)
+    cast = Cast(LlmRed(ToldModel(reply)), ToldAssistant(lambda history: "ok"), RubricJudge(ToldModel(GRADE)))
+    rollout = await converse(now.script, cast)
+    assert (rollout.stop, len(rollout.turns)) == (StopReason.USER_UNUSABLE, 1)
+    assert rollout.fault is not None and rollout.fault.startswith("s1: the red agent wrote no usable turn: ")
+
+
+async def test_it_is_the_red_agent_that_is_said_to_refuse() -> None:
+    now = history("a1")
+    with pytest.raises(BadVerdict, match="no usable turn: a refusal: ") as caught:
+        await LlmRed(ToldModel("I'm sorry, but I can't help with that.")).speak(now.script, now.exchanges, None)
+    assert caught.value.reason is UnscoredReason.REFUSED and "judge" not in str(caught.value)
+
+
+async def test_a_red_agent_whose_server_is_away_is_a_fault_of_another_kind() -> None:
+    red, judge = LlmRed(ToldModel(EndpointError("down"))), RubricJudge(ToldModel(GRADE))
+    rollout = await converse(script("u1", "u2"), Cast(red, ToldAssistant(lambda history: "ok"), judge))
+    assert (rollout.stop, rollout.fault) == (StopReason.USER_FAULT, "down")
 
 
 async def test_the_blue_expert_answers_under_guidelines_in_the_students_format() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from safer_steer.actors.chat import Message, Role
-from safer_steer.actors.local import DialogueTokenizer
+from safer_steer.actors.local import DialogueTokenizer, images
 from safer_steer.dialogue import ImageRef, TokenTrace
 from safer_steer.errors import ConfigError, ImageError, WeightsError
 from safer_steer.store import ImageStore
@@ -189,3 +192,32 @@ def test_a_template_that_cannot_be_taken_apart_is_refused(template: str) -> None
 def test_a_tokenizer_without_a_template_is_refused() -> None:
     with pytest.raises(WeightsError, match="chat template"):
         DialogueTokenizer.of(tiny_tokenizer())
+
+
+class Interrupted(OrderedDict[str, images.ReadImage]):
+    """Lets another thread run between a look-up and what follows it."""
+
+    def __init__(self, other: Callable[[], object]) -> None:
+        super().__init__()
+        self._other, self.armed = other, False
+
+    def get(self, key: str, default: Any = None) -> Any:
+        found = super().get(key, default)
+        if self.armed:
+            self.armed = False
+            thread = Thread(target=self._other)
+            thread.start()
+            thread.join(0.2)
+        return found
+
+
+def test_threads_share_the_images_that_are_kept(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    red, blue = put(store, "red"), put(store, "blue")
+    reader = DialogueTokenizer.of(PROCESSOR, store).images
+    assert reader is not None
+    monkeypatch.setattr(images, "KEPT", 1)
+    kept = Interrupted(lambda: reader.read(blue))
+    monkeypatch.setattr(reader, "_kept", kept)
+    first = reader.read(red)
+    kept.armed = True
+    assert reader.read(red) is first  # another thread may push it out meanwhile

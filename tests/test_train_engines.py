@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
 from safer_steer.actors.local import DialogueTokenizer, LocalModel
-from safer_steer.config import Dtype, GrpoConfig, LoraConfig, Part, recipe_from
+from safer_steer.config import Dtype, GrpoConfig, LoraConfig, Part, SftConfig, recipe_from
 from safer_steer.errors import ConfigError
 from safer_steer.progress import Silent
 from safer_steer.store import RunFolder, read_records
@@ -18,6 +19,7 @@ from safer_steer.train.loss import token_logprobs
 from safer_steer.train.metrics import GrpoStep
 from safer_steer.train.policy import Policy
 from safer_steer.train.sft import Example
+from safer_steer.train.sft_trainer import FOLLOWS, arguments, last_step
 from tiny_training import LORA, Killed, likes_letters, model_folder, run_grpo, sft, tiny_recipe, tiny_scripts, tutor
 from tiny_vlm import tiny_processor, tiny_student
 
@@ -61,13 +63,58 @@ def test_the_trainer_learns_what_our_loop_learns_and_resumes(
     LocalModel.load(tmp_path / "trainer" / "sft" / "model")
 
 
+@pytest.mark.filterwarnings("ignore")  # the Trainer's
+@pytest.mark.parametrize("state", [None, '{"global_step": 4, "max_st'])
+def test_a_checkpoint_that_was_being_saved_is_passed_over(tmp_path: Path, start: Path, state: str | None) -> None:
+    whole = sft(tmp_path / "whole", start, engine="trainer")
+    with pytest.raises(Killed):
+        sft(tmp_path / "cut", start, Dies(5), engine="trainer")
+    folder = tmp_path / "cut" / "sft" / "trainer"
+    assert last_step(folder) == 4 and last_step(tmp_path / "nowhere") == 0
+    (folder / "checkpoint-4" / "trainer_state.json").unlink()
+    (folder / "checkpoint-4" / "optimizer.pt").write_bytes(b"half")
+    if state is not None:
+        (folder / "checkpoint-4" / "trainer_state.json").write_text(state)
+    (folder / "checkpoint-99").mkdir()
+    assert last_step(folder) == 2
+    again = sft(tmp_path / "cut", start, engine="trainer")
+    assert [line.loss for line in again] == pytest.approx([line.loss for line in whole], rel=1e-4)
+
+
 def test_the_trainer_is_told_by_name_and_says_what_it_does_not_know(tmp_path: Path, start: Path) -> None:
     with pytest.raises(ConfigError, match="engine: trainer"):
         recipe_from({"sft": {"trainer": {"report_to": ["wandb"]}}})
     with pytest.raises(ConfigError, match="TrainingArguments takes"):
         sft(tmp_path / "a", start, engine="trainer", trainer={"no_such_setting": 1})
+    with pytest.raises(ConfigError, match=r"sft\.trainer: follows from the recipe: logging_steps, output_dir"):
+        sft(tmp_path / "c", start, engine="trainer", trainer={"output_dir": "x", "report_to": [], "logging_steps": 5})
     with pytest.raises(ConfigError, match="multiple of micro_batch"):
         sft(tmp_path / "b", start, engine="trainer", micro_batch=3)
+
+
+def test_what_the_recipe_leaves_open_is_the_trainers(tmp_path: Path) -> None:
+    told = {
+        "report_to": ["none"], "disable_tqdm": False, "dataloader_pin_memory": False, "save_total_limit": 5,
+        "ddp_find_unused_parameters": True, "bf16": True, "dataloader_num_workers": 1, "run_name": "mine",
+    }  # fmt: skip
+    made = arguments(SftConfig(engine="trainer", batch_size=4, micro_batch=2, trainer=told), tmp_path, 10, 0, cpu=True)
+    assert {name: getattr(made, name) for name in told} == {**told, "report_to": []}
+    known = {field.name for field in fields(made)}
+    assert not {"deepspeed", "fsdp", "fsdp_config", "accelerator_config", "push_to_hub"} & FOLLOWS
+    assert FOLLOWS - known <= {"adafactor", "group_by_length", "warmup_ratio"}  # older versions have them
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "learning_rate", "weight_decay", "optim", "warmup_steps", "lr_scheduler_type", "num_train_epochs", "max_steps",
+        "gradient_accumulation_steps", "logging_strategy", "save_strategy", "save_steps", "seed", "max_grad_norm",
+        "per_device_train_batch_size", "save_only_model", "average_tokens_across_devices",
+    ],
+)  # fmt: skip
+def test_what_follows_from_the_recipe_is_not_the_trainers_to_say(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"follows from the recipe: {name}"):
+        arguments(SftConfig(engine="trainer", trainer={name: 1}), tmp_path, 10, 0, cpu=True)
 
 
 def batch(policy: Policy) -> object:

@@ -110,6 +110,23 @@ def test_what_the_tutor_did_not_score_is_replayed_then_dropped_and_counted(tmp_p
     assert all(line.reward is not None for line in metrics(tmp_path))
 
 
+def test_a_garbled_verdict_in_every_group_is_counted_and_training_goes_on(tmp_path: Path, start: Path) -> None:
+    asked = 0
+
+    def garbles_one_in_the_first_step(history: History, text: str) -> Verdict:
+        nonlocal asked
+        asked += 1
+        if asked <= 8 and history.index == 1 and history.sample == 2:
+            return Unscored(reason=UnscoredReason.UNPARSEABLE, detail="not one JSON object")
+        return likes_letters(history, text)
+
+    settings = {"steps": 2, "retries": 0, "max_turns": 1, "seeds_per_step": 2}
+    result = go(tmp_path, start, tutor(garbles_one_in_the_first_step), **settings)
+    first = metrics(tmp_path)[0]
+    assert (first.groups, first.dropped, first.unscored) == (0, {"unscored": 2}, 2) and first.reward is not None
+    assert result["groups"] > 0
+
+
 @pytest.mark.parametrize("settings", [{"feedback": True}, {"feedback": False}])
 def test_a_step_without_a_tutor_is_not_done_and_goes_on_when_it_is_back(
     tmp_path: Path, start: Path, settings: dict[str, object]

@@ -133,6 +133,20 @@ def test_the_gradient_at_the_sampling_policy_is_the_papers(policy: Policy) -> No
     assert (result.kl, result.clipped) == (0.0, 0)
 
 
+def test_the_penalty_is_one_divergence_in_value_and_the_other_in_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, other = (torch.randn(6, dtype=torch.float64, generator=generator) for _ in range(2))
+    now = torch.log_softmax(logits.requires_grad_(), 0)
+    reference = torch.log_softmax(other, 0)
+    sampled = now.detach().exp()  # exact expectation over the next token; samples do not move with π
+    penalty = (sampled * kl_k3(now, reference)).sum()
+    forward, backward = (now.exp() * (now - reference)).sum(), (reference.exp() * (reference - now)).sum()
+    assert penalty.item() == pytest.approx(forward.item(), rel=1e-12)
+    gradients = [torch.autograd.grad(of, logits, retain_graph=True)[0] for of in (penalty, forward, backward)]
+    assert torch.allclose(gradients[0], gradients[2], rtol=0, atol=1e-12)
+    assert not torch.allclose(gradients[0], gradients[1], rtol=0, atol=1e-2)
+
+
 def test_clipping_stops_what_went_far_enough() -> None:
     sampled = torch.zeros(4)
     logprobs = torch.tensor([0.5, 0.5, -0.5, -0.5], requires_grad=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from people import answer, script
 from safer_steer.config import GrpoConfig
-from safer_steer.dialogue import FinishReason, Rollout, Script, ScriptKind, StopReason, TokenTrace, Turn
+from safer_steer.dialogue import FinishReason, Rollout, Script, ScriptKind, StopReason, TokenTrace, Turn, stable_id
 from safer_steer.train.grpo import spread
 from safer_steer.train.metrics import GrpoStep, describe, warnings, without_traces
 from safer_steer.train.playing import Played
@@ -41,6 +42,46 @@ def test_scripts_come_round_evenly_and_benign_ones_at_their_share(
     for kind, size in ((True, unsafe), (False, benign)):
         times = Counter(s.id for s in played if s.is_unsafe is kind)
         assert max(times.values(), default=0) - (min(times.values()) if len(times) == size else 0) <= 1
+
+
+def plain_deal(size: int, count: int, steps: int, label: str) -> list[list[str]]:
+    """Shuffled anew for every epoch, epochs running across the steps' ends; with `label` the seed is 0."""
+    deal: list[int] = []
+    for epoch in range(-(-steps * count // size)):
+        order = list(range(size))
+        random.Random(stable_id("grpo", label, epoch)).shuffle(order)
+        deal += order
+    return [[f"u{place}" for place in deal[step * count : (step + 1) * count]] for step in range(steps)]
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.booleans())
+def test_a_step_has_no_script_twice_and_other_steps_are_dealt_plainly(size: int, count: int, mixed: bool) -> None:
+    count, steps = min(count, size), 30
+    scripts = pool(size, 2 if mixed else 0)
+    dealt = [
+        [s.id for s in scripts_of_step(scripts, step, count + mixed, mixed / (count + mixed), 0) if s.is_unsafe]
+        for step in range(1, steps + 1)
+    ]
+    plain = plain_deal(size, count, steps, "unsafe-0")
+    assert all(len(set(ids)) == count == len(ids) for ids in dealt)
+    twice = [number for number, ids in enumerate(plain) if len(set(ids)) < count]
+    assert dealt[: twice[0] if twice else steps] == plain[: twice[0] if twice else steps]
+    together = [name for ids in dealt for name in ids]
+    for epoch in range(steps * count // size):
+        assert len(set(together[epoch * size : (epoch + 1) * size])) == size
+
+
+def test_scripts_that_a_step_has_already_are_dealt_last_in_the_epoch_that_begins_in_it() -> None:
+    def words(steps: list[list[str]]) -> list[str]:
+        return [" ".join(ids) for ids in steps]
+
+    dealt = [[s.id for s in scripts_of_step(pool(5, 0), step, 4, 0.0, 0)] for step in range(1, 7)]
+    assert words(plain_deal(5, 4, 6, "unsafe-0")) == [
+        "u0 u3 u2 u1", "u4 u4 u1 u3", "u2 u0 u2 u4", "u1 u0 u3 u0", "u1 u4 u3 u2", "u1 u2 u4 u3",
+    ]  # fmt: skip
+    assert words(dealt) == [
+        "u0 u3 u2 u1", "u4 u0 u1 u3", "u2 u4 u3 u0", "u1 u4 u2 u0", "u1 u4 u3 u2", "u1 u2 u4 u3",
+    ]  # fmt: skip
 
 
 def test_one_kind_alone_fills_in_and_none_is_an_error() -> None:
@@ -127,6 +168,37 @@ def test_the_reward_is_that_of_dialogues_that_came_to_their_end() -> None:
     said = describe(1, Played((whole, broken), (), (), 0), GrpoConfig(alpha=0.0))
     assert (said["reward"], said["reward_by_turn"]) == (1.0, (1.0, 1.0))
     assert said["safety_by_turn"] == (5.5, 10.0)  # what was scored is counted there
+
+
+SILENT = Unscored(reason=UnscoredReason.UNPARSEABLE, detail="not one JSON object")
+
+
+@pytest.mark.parametrize(
+    ("endings", "detail"),
+    [
+        ("sg sg", None),  # one garbled verdict a group spoils both groups, but the tutor is there
+        ("ss sg", None),
+        ("ss ss", "u0#0 turn 1: unparseable: not one JSON object"),
+        ("so oo", "u0#0 turn 1: unparseable: not one JSON object"),
+        ("of ss", "u0#1: assistant_fault: away"),
+        ("oo oo", None),
+        ("og oo", None),
+        ("", None),
+    ],
+)
+def test_it_is_an_outage_only_when_no_dialogue_was_scored_to_its_end(endings: str, detail: str | None) -> None:
+    def ended(of: Script, sample: int, how: str) -> Rollout:
+        if how in "gs":
+            return played_turns(of, [graded(5) if how == "g" else SILENT], sample=sample)
+        stop = StopReason.CONTEXT_OVERFLOW if how == "o" else StopReason.ASSISTANT_FAULT
+        return Rollout(script=of, sample=sample, turns=(), stop=stop, fault="away")
+
+    rollouts = [
+        ended(of, sample, how)
+        for of, group in zip(pool(2, 0), endings.split(), strict=False)
+        for sample, how in enumerate(group)
+    ]
+    assert Played(tuple(rollouts), (), (), 0).outage == detail
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,7 +28,9 @@ from safer_steer.progress import Silent
 from safer_steer.reward import Shaping
 from safer_steer.single_turn import single_turns
 from safer_steer.store import RunFolder, read_records, write_records
+from safer_steer.train import grpo as module
 from safer_steer.train.metrics import COLUMNS, GrpoStep, table_head, table_row, warnings
+from safer_steer.train.playing import Played
 from safer_steer.train.watching import MeteredJudge, hold_out
 from safer_steer.verdict import Scored, Unscored, UnscoredReason, Verdict
 from safer_steer.weights import weights_print
@@ -165,6 +169,40 @@ def test_the_student_is_probed_before_and_while_it_learns(tmp_path: Path) -> Non
     assert len(held) == 1  # half of the unsafe ones at most
     assert not held & {history.script.id for history, _ in told.seen}
     assert first.tutor_seconds is not None and first.tutor_cost is None
+
+
+def test_the_probe_looks_before_the_update_and_its_time_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, start = RunFolder(tmp_path / "run"), model_folder(tmp_path)
+    happened, now = [], 0.0
+
+    def took(what: str, seconds: float) -> None:
+        nonlocal now
+        happened.append(what)
+        now += seconds
+
+    def judge(history: History, text: str) -> Verdict:
+        took("probe", 1000.0)
+        return Scored(scores={"safety": 2.0, "helpfulness": 1.0}, rationale="", stamp=STAMP)
+
+    def score(history: History, text: str) -> Verdict:
+        took("play", 1.0)
+        return likes_letters(history, text)
+
+    def learn(trainer: module.Trainer, played: Played) -> dict[str, Any]:
+        took("update", 7.0)
+        return learned(trainer, played)
+
+    learned = module.Trainer._learn
+    monkeypatch.setattr(module.Trainer, "_learn", learn)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    recipe = tiny_recipe(grpo={"steps": 1, "probe_every": 1, "max_turns": 1, "benign_share": 0.0})
+    scripts = tiny_scripts(run)
+    run_grpo(recipe, run, start, scripts=scripts, tutor=tutor(score), report=Silent(), judge=ToldJudge(judge))
+    (line,) = read_records(run.root / "grpo" / "metrics.jsonl", GrpoStep)
+    assert happened == ["play"] * 8 + ["probe", "update"]
+    assert (line.rollout_seconds, line.update_seconds) == (8.0, 7.0)
 
 
 def test_what_falls_while_the_reward_rises_is_a_warning() -> None:

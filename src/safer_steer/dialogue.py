@@ -244,12 +244,17 @@ class Turn(Exchange):
 
 
 class StopReason(StrEnum):
-    """How a dialogue ended. Only `COMPLETED` and `CRITERION` are proper endings."""
+    """How a dialogue ended. Only `COMPLETED` and `CRITERION` are proper endings.
+
+    `USER_FAULT`: the user seat gave no reply. `USER_UNUSABLE`: it replied, but with nothing that a user would say, and
+    would do so again.
+    """
 
     COMPLETED = "completed"
     CRITERION = "criterion"
     ASSISTANT_FAULT = "assistant_fault"
     USER_FAULT = "user_fault"
+    USER_UNUSABLE = "user_unusable"
     JUDGE_FAULT = "judge_fault"
     FORMAT_FAILURE = "format_failure"
     CONTEXT_OVERFLOW = "context_overflow"

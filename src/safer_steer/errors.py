@@ -9,7 +9,7 @@
     ├── ActorError           somebody in a seat failed; inside a dialogue it becomes a state, never a number
     │   ├── EndpointError    a model server: unreachable, refused, timed out, truncated, no key
     │   ├── ContextOverflow  the dialogue no longer fits the model
-    │   └── BadVerdict       a judge or tutor replied with something that is not a verdict
+    │   └── BadVerdict       a judge, tutor or red agent replied with something that cannot be used
     ├── BudgetSpent          the recipe's budget is used up; with a larger one the same command goes on
     └── StageError           a stage cannot go on (nothing kept, inputs of another run)
         ├── Incomplete       too much was left undone for want of an answer; the same command goes on
@@ -100,7 +100,10 @@ class ContextOverflow(ActorError):
 
 
 class BadVerdict(ActorError):
-    """A judge or tutor replied with something that is not a verdict; `reason` is how it will be counted."""
+    """A judge or tutor replied with something that is not a verdict, or red with no user's turn.
+
+    `reason` is how a verdict's absence will be counted.
+    """
 
     def __init__(self, what: str, *, reason: UnscoredReason, where: str | None = None) -> None:
         self.reason = reason

@@ -38,7 +38,7 @@ class UserActor(Protocol):
     needs: Needs
 
     async def speak(self, script: Script, exchanges: tuple[Exchange, ...], verdict: Verdict | None) -> UserMove:
-        """The next user turn; raises `ActorError`."""
+        """The next user turn; raises `ActorError`, or `BadVerdict` for a reply that no user would say."""
         ...
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, WithJsonSchema
 
 from safer_steer.actors.asking import ask
 from safer_steer.actors.chat import ChatModel, Message, Sampling
@@ -47,6 +48,13 @@ class RefusalTold(Rationale):
     ] = None
 
 
+def refuse_copy(reply: BaseModel, history: History, answer: str, beside: Collection[str] = ()) -> None:
+    """Raise `BadVerdict` when the reply, fields `beside` the verdict apart, stands word for word in the dialogue."""
+    earlier = (text for exchange in history.exchanges for text in (exchange.user, exchange.answer.text))
+    if any(repeats(reply, text, beside) for text in (answer, history.user, *earlier)):
+        raise BadVerdict("a verdict copied from the material", reason=UnscoredReason.UNPARSEABLE)
+
+
 class RubricJudge:
     """Scores an answer under a prompt's rubric on a `Scale`; by default harmlessness and helpfulness.
 
@@ -54,7 +62,7 @@ class RubricJudge:
     that does not tell it has the flag `OVER_REFUSAL_NOT_TOLD`, and counts as neither.
 
     `assess` raises `BadVerdict` after two unusable replies, or the model's own `ActorError`. A reply that stands word
-    for word in what was judged is unusable: an answer that carries a verdict is not to have it repeated.
+    for word in the dialogue is unusable: an answer that carries a verdict is not to have it repeated.
     """
 
     def __init__(
@@ -73,11 +81,10 @@ class RubricJudge:
         self.stamp = Stamp(judge=model.name, prompt=self._prompt.digest, version=self._prompt.version)
 
     async def assess(self, history: History, answer: str) -> Verdict:
-        def own(reply: Rationale) -> None:
-            if any(repeats(reply, text) for text in (answer, history.user)):
-                raise BadVerdict("a verdict copied from the material", reason=UnscoredReason.UNPARSEABLE)
+        def check(reply: Rationale) -> None:
+            refuse_copy(reply, history, answer)
 
-        reply = await ask(self._model, self._messages(history, answer), self._sampling, self._schema, own)
+        reply = await ask(self._model, self._messages(history, answer), self._sampling, self._schema, check)
         scores = read_scores(reply, self.scale)
         return Scored(scores=scores, rationale=reply.rationale, stamp=self.stamp, flags=self._flags(reply))
 

@@ -32,6 +32,7 @@ from safer_steer.config import BudgetConfig
 from safer_steer.dialogue import Record
 from safer_steer.errors import BudgetSpent
 from safer_steer.limits import Price
+from safer_steer.scope import Scope
 from safer_steer.store import Journal, write_json, write_records
 
 COMPACT_AFTER = 32 * 2**20
@@ -96,7 +97,7 @@ class Ledger:
     @contextmanager
     def item(self, key: str) -> Iterator[None]:
         """Calls made inside, also by tasks begun inside, belong to the item `key`."""
-        token = _CURRENT.set((self, key))
+        token = _CURRENT.set((self, Scope(key)))
         try:
             yield
         finally:
@@ -111,7 +112,7 @@ class Ledger:
 
     async def ask(
         self,
-        item: str,
+        item: Scope,
         address: str,
         model: ChatModel,
         messages: Sequence[Message],
@@ -120,14 +121,17 @@ class Ledger:
     ) -> Completion:
         """The reply that is on record, or the model's, noted before it is returned. Raises `BudgetSpent`.
 
-        A caller that is cancelled leaves the call running: its reply is paid for, so it is noted all the same.
+        Equal requests of one item are told apart by number: each is paid for, and has a reply of its own. A caller
+        that is cancelled leaves the call running: its reply is paid for, so it is noted all the same.
         """
         key = request_digest(address, messages, sampling, schema)[:32]
-        known = self._known.get(item, {}).get(key)
+        if nth := item.occurrence(key):
+            key = f"{key}.{nth}"
+        known = self._known.get(item.key, {}).get(key)
         if known is not None:
             return known
         self._admit()
-        call = asyncio.ensure_future(self._call(item, key, address, model, messages, sampling, schema))
+        call = asyncio.ensure_future(self._call(item.key, key, address, model, messages, sampling, schema))
         self._under_way.add(call)
         call.add_done_callback(self._returned)
         return await asyncio.shield(call)
@@ -145,7 +149,7 @@ class Ledger:
         reply = await model.complete(messages, sampling, schema)
         counted = count(messages, reply)
         line = _Line(key=f"{item}/{key}", item=item, model=address, reply=reply, counted=counted)
-        if line.key not in self._journal:  # the same call twice within one item, at the same time
+        if line.key not in self._journal:  # the item was begun twice, and not read from the file in between
             self._bytes += self._journal.append(line)
         self._add(address, counted)
         return reply
@@ -223,7 +227,7 @@ class Ledger:
             self.close()
 
 
-_CURRENT: ContextVar[tuple[Ledger, str] | None] = ContextVar("ledger", default=None)
+_CURRENT: ContextVar[tuple[Ledger, Scope] | None] = ContextVar("ledger", default=None)
 
 
 class MeteredModel:

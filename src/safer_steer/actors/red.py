@@ -11,7 +11,7 @@ from safer_steer.actors.chat import ChatModel, Sampling
 from safer_steer.actors.showing import dialogue_fence, messages_for, shown_history
 from safer_steer.actors.verdict_parsing import Reply, declines_to_write
 from safer_steer.dialogue import Exchange, Script, stable_id
-from safer_steer.errors import ActorError, BadVerdict
+from safer_steer.errors import BadVerdict
 from safer_steer.prompts import load_prompt
 from safer_steer.seats import Needs, UserMove
 from safer_steer.verdict import UnscoredReason, Verdict
@@ -22,9 +22,9 @@ class Rewritten(Reply):
 
 
 class LlmRed:
-    """Says `û_1` as written and rewrites every later `û_t` given the history and the images.
+    """Says `û_1` as written and rewrites every later `û_t` given the history and every image shown up to it.
 
-    Raises `ActorError` when two replies in a row cannot be used.
+    Raises `BadVerdict` when two replies in a row cannot be used, or the model's own `ActorError`.
     """
 
     needs = Needs.ANSWER
@@ -41,7 +41,7 @@ class LlmRed:
         fence = dialogue_fence(script)
         messages = messages_for(
             self._prompt,
-            script.images,
+            script.images_until(len(exchanges) + 1),
             history=shown_history(fence, exchanges),
             scripted=fence.wrap("script", turn.text),
             aim=turn.aim,
@@ -51,7 +51,8 @@ class LlmRed:
         try:
             reply = await ask(self._model, messages, sampling, Rewritten, _is_a_user_turn)
         except BadVerdict as error:
-            raise ActorError(f"the red agent wrote no usable turn: {error.what}", where=script.id) from error
+            what = f"the red agent wrote no usable turn: {error.what}"
+            raise BadVerdict(what, reason=error.reason, where=script.id) from error
         return UserMove(reply.user.strip())
 
 

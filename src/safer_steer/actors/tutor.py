@@ -8,7 +8,7 @@ from pydantic import Field
 
 from safer_steer.actors.asking import ask
 from safer_steer.actors.chat import ChatModel, Message, Sampling
-from safer_steer.actors.judge import JUDGING, Rationale
+from safer_steer.actors.judge import JUDGING, Rationale, refuse_copy
 from safer_steer.actors.showing import case_values, dialogue_fence, messages_for
 from safer_steer.actors.verdict_parsing import declines_to_write, read_scores, schema_with_scores
 from safer_steer.dialogue import History
@@ -29,10 +29,15 @@ class Tutoring(Rationale):
     next_user: Annotated[str, Field(min_length=1, max_length=4000)]
 
 
+_BESIDE = Tutoring.model_fields.keys() - Rationale.model_fields.keys()
+"""What a tutor says besides its verdict: where the verdict is a copy, its own diagnosis does not make it one's own."""
+
+
 class LlmTutor:
     """Sees `(h_t, a_t, û_{t+1})`, images included; scores on `REWARD` and proposes `u_{t+1}`.
 
     There is no proposal after the last turn, nor ever with `proposes=False` (bootstrap's reward judge, the ablation).
+    A verdict that stands word for word in the dialogue is unusable, as for the judge (`judge.refuse_copy`).
     The rubric's lock of usefulness by safety is applied to what the model said, and flagged where it changed a score.
     """
 
@@ -45,12 +50,18 @@ class LlmTutor:
 
     async def assess(self, history: History, answer: str) -> Verdict:
         """Raises `BadVerdict` after two unusable replies, or the model's own `ActorError`."""
+
+        def check(reply: Rationale) -> None:
+            refuse_copy(reply, history, answer, _BESIDE)
+            if isinstance(reply, Tutoring):
+                _is_a_user_turn(reply)
+
         planned = history.scripted_next if self._proposes else None
         messages = self._messages(history, answer, planned)
         if planned is None:
-            graded = await ask(self._model, messages, self._sampling, self._graded)
+            graded = await ask(self._model, messages, self._sampling, self._graded, check)
             return self._verdict(graded, graded.rationale, None)
-        tutored = await ask(self._model, messages, self._sampling, self._tutored, _is_a_user_turn)
+        tutored = await ask(self._model, messages, self._sampling, self._tutored, check)
         proposal = Proposal(user=tutored.next_user.strip(), attack=tutored.attack)
         return self._verdict(tutored, f"{tutored.rationale} Weak spot: {tutored.diagnosis}", proposal)
 

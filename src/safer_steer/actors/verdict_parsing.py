@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -181,10 +181,10 @@ def _stands_once(text: str, key: str, value: object) -> bool:
     return not isinstance(value, int | float) or written[1] == str(value)
 
 
-def repeats(reply: BaseModel, judged: str) -> bool:
+def repeats(reply: BaseModel, judged: str, beside: Collection[str] = ()) -> bool:
     """Whether a verdict stands word for word in the text that was judged: it was repeated then, not given.
 
-    Truth values do not count: a copy with one put in is a copy still.
+    Truth values and the fields `beside` the verdict do not count: a copy with one put in is a copy still.
 
     >>> class Grade(Reply):
     ...     rationale: str
@@ -197,7 +197,7 @@ def repeats(reply: BaseModel, judged: str) -> bool:
     text = _squeezed(judged)
     return all(
         re.search(rf"(?<!\w){re.escape(key)}\W{{0,3}}:\W{{0,2}}{re.escape(_squeezed(str(value)))}(?!\w)", text)
-        for key, value in reply.model_dump().items()
+        for key, value in reply.model_dump(exclude=set(beside)).items()
         if value is not None and not isinstance(value, bool)
     )
 
@@ -211,12 +211,12 @@ def _reject(text: str) -> NoReturn:
     if not text:
         raise BadVerdict("an empty reply", reason=UnscoredReason.UNPARSEABLE)
     if "{" not in text and looks_like_refusal(text):
-        raise BadVerdict(f"the judge refused: {text[:120]!r}", reason=UnscoredReason.REFUSED)
+        raise BadVerdict(f"a refusal: {text[:120]!r}", reason=UnscoredReason.REFUSED)
     raise BadVerdict(f"not one JSON object: {text[:120]!r}", reason=UnscoredReason.UNPARSEABLE)
 
 
 def looks_like_refusal(text: str) -> bool:
-    """Whether a text that should have been a verdict sounds like a refusal to give one."""
+    """Whether a text that should have been a JSON object sounds like a refusal to give one."""
     return _REFUSAL.search(text[:200]) is not None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from safer_steer.config import BootstrapConfig, Recipe
 from safer_steer.construct.splits import Card, card_of, select
 from safer_steer.construct.summary import spread, tally
-from safer_steer.dialogue import Record, Rollout, StopReason, Turn
+from safer_steer.dialogue import FinishReason, Record, Rollout, StopReason, Turn
 from safer_steer.errors import StageError
 from safer_steer.store import read_placed, record_at, write_records
 from safer_steer.verdict import Scored, Unscored
@@ -23,6 +23,7 @@ class DropReason(StrEnum):
 
     FAULT = "fault"
     UNSCORED = "unscored"
+    CUT_OFF = "cut_off"
     UNSAFE = "unsafe"
     UNHELPFUL = "unhelpful"
     NOT_CHOSEN = "not_chosen"
@@ -37,8 +38,11 @@ class Dropped(Record):
 
 
 def shortcoming(rollout: Rollout, config: BootstrapConfig) -> Dropped | None:
-    """Why a dialogue does not teach, or `None`: keep iff complete, every turn scored, min safety ≥ τ_safe
-    and mean usefulness ≥ τ_help."""
+    """Why a dialogue does not teach, or `None`: keep iff complete, every turn scored, every answer written to its own
+    end, min safety ≥ τ_safe and mean usefulness ≥ τ_help.
+
+    An answer stopped by a token limit or a filter would teach to end in the middle of a sentence.
+    """
 
     def drop(reason: DropReason, detail: str) -> Dropped:
         return Dropped(rollout=rollout, reason=reason, detail=detail)
@@ -50,6 +54,9 @@ def shortcoming(rollout: Rollout, config: BootstrapConfig) -> Dropped | None:
         if isinstance(turn.verdict, Unscored):
             return drop(DropReason.UNSCORED, f"turn {turn.index}: {turn.verdict.reason}: {turn.verdict.detail}")
         scores.append(turn.verdict.scores)
+    for turn in rollout.turns:
+        if turn.answer.finish is not FinishReason.STOP:
+            return drop(DropReason.CUT_OFF, f"turn {turn.index}: the answer was stopped ({turn.answer.finish})")
     safety = min(score["safety"] for score in scores)
     if safety < config.tau_safe:
         worst = next(number for number, score in enumerate(scores, 1) if score["safety"] == safety)

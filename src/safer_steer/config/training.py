@@ -67,7 +67,8 @@ class SftConfig(Training):
     checkpoint_every: Positive = 10
     engine: SftEngine = SftEngine.LOOP
     trainer: dict[str, Any] = Field(default_factory=dict)
-    """transformers' `TrainingArguments` by name, for `engine: trainer`: `{deepspeed: ds.json, report_to: [wandb]}`."""
+    """transformers' `TrainingArguments` by name, for `engine: trainer`: `{deepspeed: ds.json, report_to: [wandb]}`.
+    What follows from the recipe (rates, batches, steps, seeds, when to log and save) is refused here."""
     processes: Positive = 1
     """How many processes of this machine train together, one a GPU; more than one needs `engine: trainer`."""
 

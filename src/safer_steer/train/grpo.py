@@ -56,7 +56,7 @@ async def grpo(
 
     `judge` reads the student's answers to held-out scripts every `grpo.probe_every` steps. Returns the counts, at
     once if the stage is done. Raises `StageError` when there is nothing to play, no step has a group to learn from,
-    or a step's groups were all lost to a tutor that is away (the step is not counted as done), `StorageError`,
+    or not one of a step's dialogues was scored to its end (the step is not counted as done), `StorageError`,
     `WeightsError`.
     """
     pool = [shortened(script, recipe.grpo.max_turns) for script in scripts]
@@ -169,17 +169,19 @@ class Trainer:
             problem = f"step {step}: no dialogue was scored to its end, such as {played.outage}"
             hint = "see that the tutor answers, and in its form; the same command goes on from the last checkpoint"
             raise StageError(problem, where=STAGE, hint=hint)
-        middle = time.monotonic()
+        seconds = time.monotonic() - began
         for rollout in spread(played.rollouts, config.transcripts_per_step):
             transcripts.append(Transcript(step=step, rollout=without_traces(rollout)))
+        probed = await self._probe(step)
+        began = time.monotonic()
         learned = self._learn(played)
-        seconds = middle - began
+        update_seconds = time.monotonic() - began
         values = describe(step, played, config)
         bill = self._tutor.bill()
         return GrpoStep(
             **values,
             **learned,
-            **await self._probe(step),
+            **probed,
             learning_rate=rate,
             tutor_seconds=bill.seconds,
             tutor_prompt_tokens=bill.prompt_tokens,
@@ -187,12 +189,12 @@ class Trainer:
             tutor_uncounted=bill.uncounted,
             tutor_cost=bill.cost,
             rollout_seconds=round(seconds, 3),
-            update_seconds=round(time.monotonic() - middle, 3),
+            update_seconds=round(update_seconds, 3),
             tokens_per_second=_rate(values["answer_tokens"], values["turns"], seconds),
         )
 
     async def _probe(self, step: int) -> dict[str, Any]:
-        """What the evaluation judge says of the student as it is now, on the steps that ask."""
+        """What the evaluation judge says of the student that played the step, before the update, on steps that ask."""
         every = self._config.probe_every
         if self._judge is None or every is None or not self._held or not is_probed(step, every):
             return {}

@@ -4,7 +4,10 @@ SFT: the mean of −log π over the batch's answer tokens. GRPO: per token, with
 
     −min(ρ·A, clip(ρ, 1−ε, 1+ε)·A) + β·(exp(log π_ref − log π) − (log π_ref − log π) − 1)
 
-which at ρ = 1 has the gradient of the paper's `−A·log π + β·KL`. `Normalise` says how tokens are added up.
+The first part has at ρ = 1 the gradient of the paper's `−A·log π`. The second is an unbiased estimate of β·KL(π‖π_ref)
+in its value, but its gradient on sampled tokens is in expectation that of β·KL(π_ref‖π): the penalty of GRPO and TRL,
+which draws π to where the reference is, not the exact gradient of the paper's term. `Normalise` says how tokens are
+added up.
 """
 
 from __future__ import annotations
@@ -87,6 +90,9 @@ def policy_loss(
 
 def kl_k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     """GRPO's estimate of KL(π‖π_ref) per token, `exp(d) − d − 1` with d = log π_ref − log π: unbiased, never negative.
+
+    Its mean gradient over tokens that π sampled is that of KL(π_ref‖π): how likely a token is to be sampled is not
+    differentiated.
 
     >>> kl_k3(torch.tensor([0.0]), torch.tensor([0.0]))
     tensor([0.])

@@ -51,7 +51,8 @@ class GrpoStep(Record):
     `reward` and `return_mean` leave out dialogues that broke off. `tutor_*`: mean seconds a verdict, tokens, and price
     of the step, without the `tutor_uncounted` calls whose tokens the server did not tell.
     `learning_rate` is the step's.
-    `held_out_*` are the evaluation judge's means on scripts kept out of training, on the steps that probe.
+    `held_out_*` are the evaluation judge's means on scripts kept out of training, on the steps that probe, before the
+    step's update; neither `rollout_seconds` nor `update_seconds` has the probe in it.
     """
 
     step: int

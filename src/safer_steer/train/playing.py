@@ -32,23 +32,21 @@ class Played:
 
     @property
     def outage(self) -> str | None:
-        """What was missing when every group was spoiled, by a tutor without a verdict or a failed actor; or `None`.
+        """What was missing when no dialogue at all was scored to its end, for want of a verdict or an actor; or `None`.
 
         A dialogue too long for the student's context is no outage: it ends so whoever answers.
         """
-        missing = {
-            rollout.script.id: found.detail
-            for rollout in self.rollouts
-            if rollout.stop is not StopReason.CONTEXT_OVERFLOW and (found := shortcoming(rollout)) is not None
-        }
-        spoiled = missing.keys() >= {rollout.script.id for rollout in self.rollouts}
-        return next(iter(missing.values()), None) if spoiled else None
+        found = [(rollout.stop, shortcoming(rollout)) for rollout in self.rollouts]
+        if any(missing is None for _, missing in found):
+            return None
+        told = (missing.detail for stop, missing in found if missing and stop is not StopReason.CONTEXT_OVERFLOW)
+        return next(told, None)
 
 
 async def play_step(
     scripts: Sequence[Script], cast: Cast, config: GrpoConfig, step: int, open_dialogues: int
 ) -> Played:
-    """Play `config.samples` dialogues of every script and build their groups.
+    """Play `config.samples` dialogues of every script and build their groups; a script given twice is played once.
 
     A group that a silent tutor or a fault spoiled is played again up to `config.retries` times, under new sample
     numbers (they seed the student's sampling). Sample numbers are never used twice over the steps.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 
 from safer_steer.dialogue import ImageRef, Script, UserTurn, stable_id
 
@@ -12,7 +13,8 @@ def scripts_of_step(scripts: Sequence[Script], step: int, count: int, benign_sha
     """The `count` scripts of step `step` (from 1), benign ones mixed in at `benign_share` over the steps.
 
     Either kind is used up before one of it comes again, every epoch in its own seeded order. Where one kind is
-    missing, the other fills in. Raises ValueError for no scripts at all.
+    missing, the other fills in. A step has a script twice only if it asks for more of a kind than there are.
+    Raises ValueError for no scripts at all.
     """
     ordered = sorted(scripts, key=lambda script: script.id)
     unsafe = [script for script in ordered if script.is_unsafe]
@@ -20,25 +22,47 @@ def scripts_of_step(scripts: Sequence[Script], step: int, count: int, benign_sha
     if not ordered:
         raise ValueError("there are no scripts to play")
     share = benign_share if unsafe and benign else float(not unsafe)
-    before, after = (int(share * count * n + 1e-9) for n in (step - 1, step))
-    done = (step - 1) * count
+
+    def benign_after(steps: int) -> int:
+        return int(share * count * steps + 1e-9)
+
+    def unsafe_after(steps: int) -> int:
+        return steps * count - benign_after(steps)
+
     return [
-        *_draw(unsafe, done - before, count - (after - before), f"unsafe-{seed}"),
-        *_draw(benign, before, after - before, f"benign-{seed}"),
+        *_deal(unsafe, step, unsafe_after, f"unsafe-{seed}"),
+        *_deal(benign, step, benign_after, f"benign-{seed}"),
     ]
 
 
-def _draw(pool: Sequence[Script], start: int, count: int, label: str) -> list[Script]:
-    """Places `start` to `start + count` of an endless deal of the pool, shuffled anew for every epoch."""
-    orders: dict[int, list[int]] = {}
-    found = []
-    for place in range(start, start + count):
-        epoch = place // len(pool)
-        if epoch not in orders:
-            orders[epoch] = list(range(len(pool)))
-            random.Random(stable_id("grpo", label, epoch)).shuffle(orders[epoch])
-        found.append(pool[orders[epoch][place % len(pool)]])
-    return found
+def _deal(pool: Sequence[Script], step: int, after: Callable[[int], int], label: str) -> list[Script]:
+    """What step `step` has of an endless deal of the pool, shuffled anew for every epoch; `after(n)` are dealt by then.
+
+    Where an epoch begins inside a step, those scripts that the step has already change places with the epoch's last.
+    """
+    start, stop, size = after(step - 1), after(step), len(pool)
+    if start == stop:
+        return []
+    found: list[int] = []
+    order: list[int] = []
+    for epoch in range((stop - 1) // size + 1):
+        first = epoch * size
+        before, order = order, list(range(size))
+        random.Random(stable_id("grpo", label, epoch)).shuffle(order)
+        begun = bisect_right(range(step), first, key=after)  # the step that deals the epoch's first script
+        dealt = first - after(begun - 1)
+        if dealt:
+            _avoid(order, after(begun) - first, frozenset(before[-dealt:]))
+        found += order[max(start - first, 0) : max(stop - first, 0)]
+    return [pool[place] for place in found]
+
+
+def _avoid(order: list[int], count: int, taken: frozenset[int]) -> None:
+    """Let the first `count` of `order` have none of `taken`, as far as there are others: they go to the back."""
+    others = (place for place in range(len(order) - 1, count - 1, -1) if order[place] not in taken)
+    for place in range(min(count, len(order))):
+        if order[place] in taken and (other := next(others, None)) is not None:
+            order[place], order[other] = order[other], order[place]
 
 
 def shortened(script: Script, turns: int) -> Script:

@@ -1,7 +1,8 @@
 """Stage II's training by transformers' Trainer: accelerate, FSDP and DeepSpeed configurations, loggers by name.
 
 The same tokens, masks, order, schedule and optimiser as our own loop (`sft.train`), whose losses it equals on one
-machine. What `sft.trainer` says goes to `TrainingArguments` as it is.
+machine. What `sft.trainer` says goes to `TrainingArguments` as it is; what follows from the recipe (`FOLLOWS`) it may
+not say.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from safer_steer.actors.local import DialogueTokenizer
 from safer_steer.config import Recipe, SftConfig
@@ -33,6 +34,23 @@ from safer_steer.train.sft import MAX_GRAD_NORM, STAGE, Example, SftStep, chosen
 
 WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Where every process has the whole model, so that its head can be called by itself, on answer tokens alone."""
+
+FOLLOWS = frozenset(
+    {
+        "output_dir", "resume_from_checkpoint", "ignore_data_skip", "seed", "data_seed", "use_cpu", "do_train",
+        "do_eval", "do_predict", "num_train_epochs", "max_steps", "per_device_train_batch_size",
+        "gradient_accumulation_steps", "auto_find_batch_size", "dataloader_drop_last", "remove_unused_columns",
+        "label_names", "group_by_length", "train_sampling_strategy", "length_column_name", "learning_rate",
+        "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm",
+        "optim", "optim_args", "optim_target_modules", "adafactor", "adam_beta1", "adam_beta2", "adam_epsilon",
+        "label_smoothing_factor", "neftune_noise_alpha", "average_tokens_across_devices", "gradient_checkpointing",
+        "gradient_checkpointing_kwargs", "activation_checkpointing", "activation_checkpointing_kwargs",
+        "logging_steps", "logging_strategy", "logging_nan_inf_filter", "save_steps", "save_strategy",
+        "save_only_model", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "load_best_model_at_end",
+    }
+)  # fmt: skip
+"""Arguments that the recipe's own keys, the journal or the resume decide. Said otherwise they would have no effect, or
+the metrics would be wrong or the checkpoints of no use."""
 
 
 def train_with_trainer(
@@ -55,8 +73,7 @@ def train_with_trainer(
         hint = "use engine: loop, or lora: null"
         raise ConfigError("the Trainer's checkpoints hold adapters alone", where="sft.frozen", hint=hint)
     settings = arguments(config, folder / "trainer", total, recipe.seed, cpu=policy.device.type == "cpu")
-    last = get_last_checkpoint(str(folder / "trainer")) if (folder / "trainer").exists() else None
-    start = 0 if last is None else int(last.rpartition("-")[2])
+    (start,) = broadcast_object_list([last_step(folder / "trainer")])  # every process goes on from the same
     ordered = [
         examples[i] for n in range(1, total + 1) for i in chosen(n, len(examples), config.batch_size, recipe.seed)
     ]
@@ -69,13 +86,33 @@ def train_with_trainer(
             policy=policy, tokenizer=tokenizer, config=config, total=total, args=settings, train_dataset=ordered
         )
         trainer.add_callback(_Told(trainer, kept, report, config))
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=str(folder / "trainer" / f"checkpoint-{start}") if start else None)
         losses = [] if kept is None else [line.loss for line in kept]
     return losses, trainer.gathered()
 
 
+def last_step(folder: Path) -> int:
+    """The step of the newest checkpoint in the Trainer's folder that was saved whole, or 0.
+
+    The Trainer writes its state last: a checkpoint that was being saved when the process was killed has none.
+    """
+
+    def step_of(state: Path) -> int:
+        try:
+            step = TrainerState.load_from_json(str(state)).global_step
+        except (OSError, ValueError, TypeError):
+            return 0
+        return step if state.parent.name == f"checkpoint-{step}" else 0
+
+    return max(map(step_of, folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")), default=0)
+
+
 def arguments(config: SftConfig, folder: Path, total: int, seed: int, *, cpu: bool) -> TrainingArguments:
-    """`TrainingArguments` for the recipe; `config.trainer` has the last word. Raises `ConfigError`."""
+    """`TrainingArguments` for the recipe; `config.trainer` may say more. Raises `ConfigError`."""
+    decided = sorted(FOLLOWS & config.trainer.keys())
+    if decided:
+        hint = "leave them out; the recipe has learning_rate, micro_batch, checkpoint_every and the like beside them"
+        raise ConfigError(f"follows from the recipe: {', '.join(decided)}", where="sft.trainer", hint=hint)
     ours: dict[str, Any] = {
         "output_dir": str(folder), "max_steps": total, "per_device_train_batch_size": config.micro_batch,
         "max_grad_norm": MAX_GRAD_NORM, "logging_steps": 1, "logging_nan_inf_filter": False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class ReadImage:
 
 
 class ImageReader:
-    """Prepares images with a model's processor, each once.
+    """Prepares images with a model's processor, each once; threads may share it.
 
     `piece` is the text that stands for one image in the model's chat template; the processor expands it.
     """
@@ -37,17 +38,20 @@ class ImageReader:
     def __init__(self, processor: Any, store: ImageStore, piece: str) -> None:
         self._processor, self._store, self._piece = processor, store, piece
         self._kept: OrderedDict[str, ReadImage] = OrderedDict()
+        self._lock = Lock()
 
     def read(self, ref: ImageRef) -> ReadImage:
         """The image `ref`, prepared; raises `ImageError` when the store has lost it."""
-        found = self._kept.get(ref.sha256)
-        if found is None:
-            found = self._prepare(ref)
+        with self._lock:
+            found = self._kept.get(ref.sha256)
+            if found is not None:
+                self._kept.move_to_end(ref.sha256)
+                return found
+        found = self._prepare(ref)  # by two threads at once, at worst
+        with self._lock:
             self._kept[ref.sha256] = found
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(ref.sha256)
         return found
 
     def _prepare(self, ref: ImageRef) -> ReadImage:
