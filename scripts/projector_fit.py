@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from projector_cache import load_rows
 from projector_data import bucket
-from projector_language import READ_VARIANTS, SHOW_VARIANTS, Likelihood, Pictures, contrast_loss, pictures, rivals
+from projector_language import (
+    READ_VARIANTS,
+    SHOW_VARIANTS,
+    Likelihood,
+    Pictures,
+    composed,
+    contrast_loss,
+    pictures,
+    rivals,
+)
 from projector_measure import in_lexicon, spoken
 from projector_start import MEANING_WIDTH, Vocabulary, content_words
 from torch import Tensor
@@ -195,7 +204,7 @@ def train_language(projector: Projector, shown: dict[str, Pictures], score: Like
         pool = shown[kind]
         part = pool.pick(rng.sample(range(len(pool.answers)), batch))
         question = rng.choice(READ_VARIANTS if kind.startswith("words") else SHOW_VARIANTS)
-        image = projector.compose(part.meant, part.class_logits, part.found, score.table)
+        image = composed(projector, part, score.table)
         sums, lengths = score(image, question, rivals(part.answers, pool.answers, ways, rng))
         say, choose = contrast_loss(sums, lengths)
         if step % 10 == 9:

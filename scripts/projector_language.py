@@ -126,47 +126,62 @@ def contrast_loss(sums: Tensor, lengths: Tensor, sharpness: float = 4.0) -> tupl
     return -means[:, 0].mean(), F.cross_entropy(means * sharpness, target)
 
 
+def composed(projector: Projector, shown: Pictures, table: Tensor) -> Tensor:
+    """(n, tokens, width) what the language model is given for each picture."""
+    return projector.compose(shown.meant, shown.class_logits, shown.found, table)
+
+
 @torch.no_grad()
-def alone(score: Likelihood, projector: Projector, shown: Pictures, question: str) -> dict[str, float]:
-    """Log-likelihood per token of each different answer, given an image without any feature."""
-    none = [torch.zeros_like(t[:1]) for t in (shown.meant, shown.class_logits, shown.found)]
-    image = projector.compose(*none, score.table)
-    found = {}
-    for answer in sorted(set(shown.answers)):
-        sums, lengths = score(image, question, [[answer]])
-        found[answer] = float(sums / lengths)
+def prior(score: Likelihood, images: Tensor, answers: list[str], question: str, together: int = 8) -> dict[str, float]:
+    """Log-likelihood per token of each different answer, in the mean over `images` (n, tokens, width) of others.
+
+    What an answer scores whatever is shown: "A yellow flag." is likelier than "Rugby goal posts." before any look.
+    """
+    found: dict[str, float] = {}
+    different = sorted(set(answers))
+    for low in range(0, len(different), together):
+        part = different[low : low + together]
+        sums, lengths = score(images, question, [part] * len(images))
+        found.update(zip(part, (sums / lengths).mean(0).tolist(), strict=True))
     return found
 
 
 @torch.no_grad()
 def match(
-    score: Likelihood, projector: Projector, shown: Pictures, question: str, ways: int, trials: int, seed: int
+    score: Likelihood,
+    projector: Projector,
+    shown: Pictures,
+    others: Pictures,
+    question: str,
+    ways: int,
+    trials: int,
+    seed: int,
 ) -> dict[str, Any]:
     """k-way choice of the true answer among those of other pictures, and the losses with the right and a wrong image.
 
-    `match` compares log-likelihoods per token; `match_less_prior` first takes away what the answer scores without
-    an image. Intervals are 95 %, over images.
+    `match` compares log-likelihoods per token; `match_less_prior` first takes away the `prior` of the answer over
+    `others`, pictures of the training. Intervals are 95 %, over images.
     """
     rng, count = random.Random(seed), len(shown.answers)
-    prior = alone(score, projector, shown, question)
+    before = prior(score, composed(projector, others, score.table), shown.answers, question)
     wins, calm = torch.zeros(trials, count), torch.zeros(trials, count)
     right, wrong = torch.zeros(count), torch.zeros(count)
     for trial in range(trials):
         table = rivals(shown.answers, shown.answers, ways, rng)
         for rows in torch.arange(count).split(16):
             part, answers = shown.pick(rows.tolist()), [table[r] for r in rows]
-            image = projector.compose(part.meant, part.class_logits, part.found, score.table)
+            image = composed(projector, part, score.table)
             sums, lengths = score(image, question, answers)
             means = sums / lengths
             wins[trial, rows] = means.argmax(1).eq(0).float()
-            less = means - torch.tensor([[prior[a] for a in row] for row in answers])
+            less = means - torch.tensor([[before[a] for a in row] for row in answers])
             calm[trial, rows] = less.argmax(1).eq(0).float()
             if trial == 0:
                 right[rows] = -means[:, 0]
                 moved, _ = score(image.roll(1, 0), question, [row[:1] for row in answers])
                 wrong[rows] = -moved[:, 0] / lengths[:, 0]
         print(f"  trial {trial}: match {wins[trial].mean():.3f}, less prior {calm[trial].mean():.3f}", flush=True)
-    interval = 1.96 * float(wins.mean(0).std()) / count**0.5
+    interval, calm_interval = (1.96 * float(found.mean(0).std()) / count**0.5 for found in (wins, calm))
     return {
         "images": count,
         "ways": ways,
@@ -174,6 +189,7 @@ def match(
         "match": round(float(wins.mean()), 3),
         "match_ci95": round(interval, 3),
         "match_less_prior": round(float(calm.mean()), 3),
+        "match_less_prior_ci95": round(calm_interval, 3),
         "loss_right_image": round(float(right.mean()), 3),
         "loss_wrong_image": round(float(wrong.mean()), 3),
     }

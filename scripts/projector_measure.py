@@ -6,13 +6,16 @@ from typing import Any
 
 import torch
 from projector_cache import load_rows
-from projector_language import READ, SHOW, Likelihood, match, pictures
+from projector_language import READ, SHOW, Likelihood, Pictures, match, pictures
 from projector_start import Vocabulary
 from safetensors.torch import save_file
 from torch import Tensor
 
 from safer_steer.embedded.build import LANGUAGE_MODEL, TOWER, sha256_of, shipped
 from safer_steer.embedded.projector import Projector
+
+PRIOR_PICTURES = 24
+"""Over how many training pictures an answer's prior is taken."""
 
 
 def spoken(rows: list[dict[str, Any]]) -> list[str]:
@@ -62,15 +65,24 @@ def measure(
         rows, features = load_rows(folder, f"words-test-{name}.pt")
         report["reading"][name] = reading(projector, features, rows, vocabulary)
         print(name, report["reading"][name], flush=True)
-    single = [i for i, r in enumerate(rows) if len(r["words"]) == 1 and i in in_lexicon(rows, vocabulary)]
-    shown = pictures(features, spoken(rows), tower, projector).pick(single)
-    report["reading"]["said_by_the_language_model"] = match(score, projector, shown, READ, 10, 1, 0)
-    rows, features = load_rows(folder, "stamps-test.pt")
-    shown = pictures(features, spoken(rows), tower, projector)
-    report["captions"] = match(score, projector, shown, SHOW, 10, trials, 0)
-    rows, features = load_rows(folder, "shapes-test.pt")
-    shown = pictures(features, spoken(rows), tower, projector)
-    report["shapes"] = match(score, projector, shown, SHOW, 10, 1, 0)
+
+    def shown(name: str) -> tuple[Pictures, list[int]]:
+        rows, features = load_rows(folder, f"{name}.pt")
+        single = [i for i, r in enumerate(rows) if len(r["words"]) == 1 and i in in_lexicon(rows, vocabulary)]
+        return pictures(features, spoken(rows), tower, projector), single
+
+    (written, single), (others, other_single) = shown("words-test-new-both"), shown("words-train-0")
+    others = others.pick(other_single[:PRIOR_PICTURES])
+    report["reading"]["said_by_the_language_model"] = match(
+        score, projector, written.pick(single), others, READ, 10, 1, 0
+    )
+    for part, test, training, sets in (
+        ("captions", "stamps-test", "stamps-train-0", trials),
+        ("shapes", "shapes-test", "shapes-train", 1),
+    ):
+        others = shown(training)[0]
+        others = others.pick([n * len(others.answers) // PRIOR_PICTURES for n in range(PRIOR_PICTURES)])
+        report[part] = match(score, projector, shown(test)[0], others, SHOW, 10, sets, 0)
     return report
 
 

@@ -84,17 +84,25 @@ async def test_an_assistant_fault_keeps_what_was_said_and_judged(error, stop):
     assert isinstance(rollout.turns[0].verdict, Scored) and str(error) == rollout.fault
 
 
-async def test_a_user_fault_is_an_ending():
+@pytest.mark.parametrize(
+    ("error", "stop"),
+    [
+        (ActorError("lost my voice"), StopReason.USER_FAULT),
+        (BadVerdict("no user's turn", reason=UnscoredReason.REFUSED), StopReason.USER_UNUSABLE),
+        (ContextOverflow("full"), StopReason.CONTEXT_OVERFLOW),
+    ],
+)
+async def test_a_user_fault_is_an_ending(error, stop):
     class Mute:
         needs = Needs.ANSWER
 
         async def speak(self, script, exchanges, verdict):
             if exchanges:
-                raise ActorError("lost my voice")
+                raise error
             return UserMove("hello")
 
     rollout = await converse(script("one", "two"), cast(user=Mute()))
-    assert rollout.stop is StopReason.USER_FAULT and rollout.fault == "lost my voice"
+    assert rollout.stop is stop and rollout.fault == str(error)
     assert rollout.turns[0].scripted == "one"
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from safer_steer.dialogue import ImageRef, Record
 from safer_steer.errors import ImageError, StorageError
+from safer_steer.measured import measure
 from safer_steer.store import (
     MAX_PIXELS,
     ImageStore,
@@ -240,3 +241,15 @@ def test_a_fingerprint_does_not_depend_on_the_order_of_keys(values: dict[str, in
     assert fingerprint(values) == fingerprint(dict(reversed(values.items())))
     assert fingerprint(values) != fingerprint(values, 0)
     assert len(fingerprint(json.dumps(values))) == 16
+
+
+def test_a_stage_s_figures_stand_in_its_first_record_already(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with measure() as measured, run.noting("sft", measured.figures):
+        run.finish("sft", {"steps": 3})
+        run.finish("other", {})
+    found = run.finished("sft")
+    assert found is not None and found["steps"] == 3 and found["seconds"] >= 0 and found["peak_mb"] > 1
+    assert measured.figures()["seconds"] >= found["seconds"] and run.finished("other") == {}
+    run.finish("sft", {"steps": 3})
+    assert run.finished("sft") == {"steps": 3}

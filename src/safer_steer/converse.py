@@ -79,6 +79,8 @@ async def _play(script: Script, cast: Cast, sample: int, judging: asyncio.TaskGr
             move = await cast.user.speak(script, before, last)
         except BadVerdict as error:
             return ended(StopReason.USER_UNUSABLE, str(error))
+        except ContextOverflow as error:
+            return ended(StopReason.CONTEXT_OVERFLOW, str(error))
         except ActorError as error:
             return ended(StopReason.USER_FAULT, str(error))
         history = History(script=script, exchanges=before, user=move.text, sample=sample)

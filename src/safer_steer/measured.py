@@ -18,19 +18,29 @@ INTERVAL = 0.2
 
 @dataclass(slots=True)
 class Measured:
-    """Filled in when the `measure()` block ends: wall seconds, CPU seconds, and peak resident memory in MB."""
+    """Wall seconds, CPU seconds, and peak resident memory in MB, of the whole once the `measure()` block has ended."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_mb: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
+    _began: float = field(default_factory=time.monotonic)
+    _cpu: float = field(default_factory=time.process_time)
 
     def figures(self) -> dict[str, Any]:
+        """So far, as long as the block runs."""
+        if not self._stop.is_set():
+            self.look()
         return {
             "seconds": round(self.seconds, 3),
             "cpu_seconds": round(self.cpu_seconds, 3),
             "peak_mb": round(self.peak_mb),
         }
+
+    def look(self) -> None:
+        """Bring the figures up to now."""
+        self.seconds, self.cpu_seconds = time.monotonic() - self._began, time.process_time() - self._cpu
+        self.peak_mb = max(self.peak_mb, psutil.Process().memory_info().rss / 2**20)
 
 
 @contextmanager
@@ -78,21 +88,17 @@ def _of_glibc(name: str) -> Any:
 @contextmanager
 def measure() -> Iterator[Measured]:
     """Measure the block; memory is this process's, sampled five times a second."""
-    process = psutil.Process()
     measured = Measured()
 
     def watch() -> None:
-        while True:
-            measured.peak_mb = max(measured.peak_mb, process.memory_info().rss / 2**20)
-            if measured._stop.wait(INTERVAL):
-                return
+        while not measured._stop.wait(INTERVAL):
+            measured.look()
 
     watcher = threading.Thread(target=watch, daemon=True, name="memory")
-    began, cpu = time.monotonic(), time.process_time()
     watcher.start()
     try:
         yield measured
     finally:
         measured._stop.set()
         watcher.join()
-        measured.seconds, measured.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
+        measured.look()

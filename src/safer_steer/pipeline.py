@@ -294,7 +294,7 @@ class Pipeline:
 
     async def _measured(self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         before = self.run.finished(name)
-        with measure() as measured:
+        with measure() as measured, self.run.noting(name, measured.figures):
             async with Seating(self.recipe, self.run.images, notify=self.report.note) as seats:
                 result = await work(seats)
         release_memory()

@@ -309,6 +309,7 @@ class RunFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.images = ImageStore(root / "images")
+        self._figures: tuple[str, Callable[[], Mapping[str, Any]]] = "", dict
 
     def stage(self, name: str) -> Path:
         """The folder of a stage, made if need be."""
@@ -369,7 +370,17 @@ class RunFolder:
 
     def finish(self, name: str, result: dict[str, Any]) -> None:
         """Mark a stage done, with its counts and timings."""
-        write_json(self.stage(name) / "stage.json", result)
+        beside = self._figures[1]() if self._figures[0] == name else {}
+        write_json(self.stage(name) / "stage.json", {**result, **beside})
+
+    @contextmanager
+    def noting(self, name: str, figures: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+        """Inside, `finish(name)` records what `figures` tells then, beside the result: a kill right after loses none."""
+        self._figures = name, figures
+        try:
+            yield
+        finally:
+            self._figures = "", dict
 
     def reopen(self, name: str) -> None:
         """Take back `finish`: the stage is worked on again."""
