@@ -375,7 +375,7 @@ class RunFolder:
 
     @contextmanager
     def noting(self, name: str, figures: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
-        """Inside, `finish(name)` records what `figures` tells then, beside the result: a kill right after loses none."""
+        """Inside, `finish(name)` records what `figures` tells beside the result: a kill right after it loses none."""
         self._figures = name, figures
         try:
             yield
