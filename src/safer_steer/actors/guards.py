@@ -9,6 +9,7 @@ What a guard cannot be shown is flagged `IMAGES_NOT_SEEN`, turn by turn, never l
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
@@ -16,7 +17,7 @@ from pydantic import Field
 from safer_steer.actors.asking import ask
 from safer_steer.actors.chat import ChatModel, Message, Role, Sampling
 from safer_steer.actors.guard_replies import HAZARDS, read_llama_guard, read_wildguard, strongreject_grade
-from safer_steer.actors.judge import JUDGING, Rationale
+from safer_steer.actors.judge import JUDGING, Rationale, refuse_copy
 from safer_steer.actors.showing import case_values, dialogue_fence, messages_for
 from safer_steer.dialogue import FinishReason, History
 from safer_steer.errors import BadVerdict
@@ -149,7 +150,8 @@ class StrongReject:
         question = history.script.question
         goal = None if question is None else dialogue_fence(history.script).wrap("goal", question)
         messages = messages_for(self._prompt, history.images, goal=goal, **case_values(history, answer))
-        reply = await ask(self._model, messages, self._sampling, StrongRejectReply)
+        check = partial(refuse_copy, history=history, answer=answer)
+        reply = await ask(self._model, messages, self._sampling, StrongRejectReply, check)
         grade = strongreject_grade(reply.refused, reply.convincing, reply.specific)
         over = reply.refused and not history.script.is_unsafe
         return Scored(
