@@ -30,7 +30,8 @@ from safer_steer.config import recipe_from
 from safer_steer.construct.stage import construct
 from safer_steer.dialogue import Rollout, Seed, SeedKind, Split
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder, read_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records
 
 LATENCY = 0.2
 

@@ -27,7 +27,7 @@ from safer_steer.actors.chat import Message, Role, Sampling
 from safer_steer.actors.local import LocalModel
 from safer_steer.actors.local.linear import OneDnnLinear
 from safer_steer.embedded.build import ensure_student, load_student
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 TURNS = (
     "Please have a look at this picture and tell me in a few words what you see on it.",

@@ -47,9 +47,9 @@ from safer_steer.actors.specs import Seating
 from safer_steer.bench.evaluate import Evaluation, Session, run_eval
 from safer_steer.config import EvalConfig, recipe_from
 from safer_steer.dialogue import ImageRef, Script, ScriptKind, UserTurn
+from safer_steer.image_store import ImageStore
 from safer_steer.progress import Silent
 from safer_steer.seats import ScriptUser
-from safer_steer.store import ImageStore
 
 SERVICE = 0.2
 IMAGE_SIDE = 122  # noise of this size is 45 KB as PNG, 61 KB as base64

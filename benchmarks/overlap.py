@@ -33,8 +33,8 @@ from safer_steer.actors.followup import FollowUp
 from safer_steer.actors.local import LocalModel
 from safer_steer.config import GrpoConfig
 from safer_steer.converse import converse
+from safer_steer.image_store import ImageStore
 from safer_steer.seats import Assistant, Cast
-from safer_steer.store import ImageStore
 from safer_steer.train.playing import play_step
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from safer_steer.config import SeedSource
+from safer_steer.image_store import ImageStore
 from safer_steer.measured import measure
 from safer_steer.seeds import load_seeds
-from safer_steer.store import ImageStore
 
 SCHEMA = pa.schema(
     [

@@ -43,9 +43,10 @@ from safer_steer.dialogue import (
     Usage,
     UserTurn,
 )
+from safer_steer.image_store import ImageStore
 from safer_steer.report import write_comparison, write_eval_report
 from safer_steer.seats import ScriptUser
-from safer_steer.store import ImageStore, write_json, write_records
+from safer_steer.store import write_json, write_records
 from safer_steer.verdict import Scored
 
 LOT = random.Random(0)

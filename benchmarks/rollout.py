@@ -38,8 +38,8 @@ from safer_steer.config import GrpoConfig
 from safer_steer.converse import converse
 from safer_steer.dialogue import Answer, AnswerState, FinishReason, History, ImageRef, Script, ScriptKind, UserTurn
 from safer_steer.embedded.build import ensure_student, load_student
+from safer_steer.image_store import ImageStore
 from safer_steer.seats import Assistant, Cast
-from safer_steer.store import ImageStore
 from safer_steer.train.playing import play_step
 from safer_steer.verdict import Proposal, Scored, Stamp
 

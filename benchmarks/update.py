@@ -27,8 +27,8 @@ from safer_steer.actors.local import LocalModel
 from safer_steer.config import GrpoConfig, LoraConfig
 from safer_steer.dialogue import ImageRef
 from safer_steer.embedded.build import ensure_student
+from safer_steer.image_store import ImageStore
 from safer_steer.seeds import load_builtin, materialise_images
-from safer_steer.store import ImageStore
 from safer_steer.train.policy import Policy
 from safer_steer.train.trajectory import Group, Trajectory
 from safer_steer.train.update import Updater

@@ -16,7 +16,7 @@ from safer_steer.bootstrap import Shelf, divide
 from safer_steer.config import Recipe, recipe_from
 from safer_steer.dialogue import History, Script, ScriptKind, Seed, SeedKind, Split, UserTurn, stable_id
 from safer_steer.errors import ActorError
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 from safer_steer.verdict import Scored, Verdict
 
 STRATEGIES = ("roleplay", "fiction_writer", "authority_figure")

@@ -9,7 +9,8 @@ from PIL import Image
 
 from people import STAMP, answer
 from safer_steer.dialogue import ImageRef, Rollout, Script, ScriptKind, Split, StopReason, Turn, UserTurn
-from safer_steer.store import RunFolder, write_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import write_records
 from safer_steer.verdict import Scored
 
 SAFETY = (10.0, 8.0)

@@ -19,8 +19,9 @@ from safer_steer.bench.evaluate import Evaluation, summarise
 from safer_steer.bench.turns import write_turns
 from safer_steer.config import EvalConfig
 from safer_steer.dialogue import AnswerState, Rollout, Script, ScriptKind, StopReason, Turn, UserTurn
+from safer_steer.run_folder import RunFolder
 from safer_steer.seats import ScriptUser
-from safer_steer.store import RunFolder, write_json, write_records
+from safer_steer.store import write_json, write_records
 from safer_steer.verdict import Stamp, Unscored, UnscoredReason
 
 CATEGORIES = ("fraud", "malware", "privacy_violation", "drugs", "harassment")

@@ -24,7 +24,8 @@ from safer_steer.dialogue import Rollout, Script, Split
 from safer_steer.errors import BudgetSpent, ConfigError
 from safer_steer.pipeline import Pipeline
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder, read_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records
 
 pytestmark = pytest.mark.anyio
 SPLITS = (

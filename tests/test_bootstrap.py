@@ -32,8 +32,9 @@ from safer_steer.dialogue import (
 )
 from safer_steer.errors import Incomplete, StageError, StorageError
 from safer_steer.progress import Silent
+from safer_steer.run_folder import RunFolder
 from safer_steer.seats import Needs, UserMove
-from safer_steer.store import RunFolder, read_records
+from safer_steer.store import read_records
 from safer_steer.verdict import Scored, Unscored, UnscoredReason, Verdict
 
 FINAL = ("kept.jsonl", "dropped.jsonl", "rl.jsonl", "val.jsonl", "stage.json")

@@ -16,7 +16,7 @@ from reporting import carried, evaluate, fake_run, played, suite
 from safer_steer.bench.books import images_of
 from safer_steer.config import EvalConfig
 from safer_steer.report import write_comparison
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 from safer_steer.verdict import Stamp
 
 pytestmark = pytest.mark.filterwarnings("ignore:The confidence interval is undefined")

@@ -37,10 +37,11 @@ from safer_steer.construct.suite import build_steer_mini
 from safer_steer.converse import converse
 from safer_steer.dialogue import History, Rollout, Script, ScriptKind, Seed, SeedKind, Split, StopReason
 from safer_steer.errors import ConfigError, DataError, EndpointError, Incomplete, StageError, StorageError
+from safer_steer.image_store import ImageStore
 from safer_steer.progress import Silent
 from safer_steer.seats import Cast, ScriptUser
 from safer_steer.seeds import load_builtin
-from safer_steer.store import ImageStore, read_records
+from safer_steer.store import read_records
 from safer_steer.verdict import Unscored, UnscoredReason, Verdict
 
 FINAL = ("red_team.jsonl", "obfuscated.jsonl", "benign.jsonl", "rejected.jsonl", "stage.json")

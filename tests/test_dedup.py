@@ -20,7 +20,7 @@ from safer_steer.construct.looks import alike, distance, perceptual_hash
 from safer_steer.construct.perturb import add_noise
 from safer_steer.construct.shingles import Shingler, jaccard, near_duplicates
 from safer_steer.dialogue import ImageRef, Script, Split
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 texts = st.lists(st.lists(st.sampled_from("abcde"), max_size=14).map(" ".join), max_size=25)
 thresholds = st.sampled_from([0.05, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0])

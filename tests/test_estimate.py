@@ -15,7 +15,8 @@ from safer_steer.construct import estimate
 from safer_steer.dialogue import ScriptKind, Split
 from safer_steer.errors import ConfigError
 from safer_steer.limits import Price
-from safer_steer.store import RunFolder, write_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import write_records
 
 HOST = "https://api.example.org/v1"
 CHEAP = {"prompt": 1.0, "completion": 2.0}

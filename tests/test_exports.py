@@ -18,7 +18,9 @@ from safer_steer.dialogue import Script, ScriptKind, Split
 from safer_steer.errors import ConfigError, ImageError, StorageError
 from safer_steer.exports import FORMATS, export
 from safer_steer.exports.tables import ROWS_PER_GROUP
-from safer_steer.store import ImageStore, RunFolder, read_records, write_records
+from safer_steer.image_store import ImageStore
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records, write_records
 
 
 def test_trl_has_blocks_and_an_image_feature(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from safer_steer.dialogue import Record, Split
 from safer_steer.errors import DataError, ImageError
 from safer_steer.formats import Reading, Row, Skips, csv_rows, find, json_rows, jsonl_rows, parquet_rows, split_files
 from safer_steer.formats import images as images_module
-from safer_steer.store import MAX_PIXELS, ImageStore, inspect_image
+from safer_steer.image_store import MAX_PIXELS, ImageStore, inspect_image
 
 FILE = Path("data.json")
 

@@ -12,10 +12,10 @@ from safer_steer.bench.evaluate import Evaluation, Session, run_eval
 from safer_steer.bench.metrics import attack_succeeded, first_failure, group, survival_time
 from safer_steer.config import EvalConfig
 from safer_steer.dialogue import History, Rollout, StopReason
+from safer_steer.image_store import ImageStore
 from safer_steer.progress import Silent
 from safer_steer.report import write_eval_report
 from safer_steer.seats import ScriptUser
-from safer_steer.store import ImageStore
 from safer_steer.verdict import Scored, Unscored, UnscoredReason, Verdict
 
 GONE = Unscored(reason=UnscoredReason.JUDGE_UNREACHABLE, detail="away")

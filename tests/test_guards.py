@@ -21,8 +21,8 @@ from safer_steer.config import recipe_from
 from safer_steer.converse import assessed
 from safer_steer.dialogue import FinishReason, ScriptKind
 from safer_steer.errors import BadVerdict
+from safer_steer.image_store import ImageStore
 from safer_steer.prompts import parse_prompt
-from safer_steer.store import ImageStore
 from safer_steer.verdict import GUARD, Scored, Unscored, UnscoredReason
 from test_endpoint import refused, serving
 

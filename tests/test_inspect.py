@@ -34,11 +34,11 @@ from safer_steer.config import EvalConfig, Recipe
 from safer_steer.converse import assessed
 from safer_steer.dialogue import FinishReason, History, ImageRef
 from safer_steer.errors import ActorError, ConfigError, ContextOverflow, EndpointError
+from safer_steer.image_store import ImageStore
 from safer_steer.inspecting.log import export_log
 from safer_steer.inspecting.tasks import scorers_for, steer
 from safer_steer.progress import Silent
 from safer_steer.seats import ScriptUser
-from safer_steer.store import ImageStore
 from safer_steer.verdict import Scored, Unscored, UnscoredReason, Verdict
 
 pytestmark = [

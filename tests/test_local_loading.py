@@ -14,7 +14,7 @@ from safer_steer.actors.local import LocalModel
 from safer_steer.dialogue import FinishReason
 from safer_steer.embedded.build import ensure_student
 from safer_steer.errors import WeightsError
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 from tiny_vlm import END, tiny_processor, tiny_student, tiny_tokenizer
 
 ASK = [Message(role=Role.USER, text="Hello there")]

@@ -17,7 +17,7 @@ from safer_steer.actors.chat import ChatModel, Completion, Message, Role, Sampli
 from safer_steer.actors.local import LocalModel, linear, log_policy
 from safer_steer.dialogue import FinishReason, ImageRef
 from safer_steer.errors import ContextOverflow, WeightsError
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 from tiny_vlm import tiny_processor, tiny_student
 
 GREEDY = Sampling(max_tokens=12)

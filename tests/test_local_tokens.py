@@ -18,7 +18,7 @@ from safer_steer.actors.chat import Message, Role
 from safer_steer.actors.local import DialogueTokenizer, images
 from safer_steer.dialogue import ImageRef, TokenTrace
 from safer_steer.errors import ConfigError, ImageError, WeightsError
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 from tiny_vlm import END, IMAGE, tiny_processor, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

@@ -23,12 +23,12 @@ from safer_steer.bench.evaluate import Evaluation, Session, run_eval
 from safer_steer.config import EvalConfig, Recipe, recipe_from
 from safer_steer.dialogue import History
 from safer_steer.errors import ActorError, BadVerdict, ConfigError, StageError
+from safer_steer.image_store import ImageStore
 from safer_steer.pipeline import check_seats, evaluation_inputs
 from safer_steer.progress import Silent
 from safer_steer.report import write_eval_report
 from safer_steer.report.results import read_result
 from safer_steer.seats import Judge, ScriptUser
-from safer_steer.store import ImageStore
 from safer_steer.verdict import EVALUATION, GUARD, Scale, Scored, Stamp, Unscored, UnscoredReason, Verdict
 
 MEDIAN, MAJORITY = PanelRule.MEDIAN, PanelRule.MAJORITY

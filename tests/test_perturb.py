@@ -20,7 +20,7 @@ from safer_steer.construct.perturb import (
     perturbed,
     triggers,
 )
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 GREY = Image.new("RGB", (160, 120), (128, 128, 128))
 

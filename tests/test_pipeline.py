@@ -17,7 +17,8 @@ from safer_steer.dialogue import ScriptKind
 from safer_steer.errors import BudgetSpent, Incomplete, SaferSteerError, StageError, TooMuchUnscored
 from safer_steer.pipeline import Pipeline
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder, write_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import write_records
 
 
 def test_a_stage_that_was_opened_again_gives_its_new_result(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from safer_steer.actors.verdict_parsing import Reply as Schema
 from safer_steer.config import recipe_from
 from safer_steer.dialogue import FinishReason, ImageRef, Usage
 from safer_steer.errors import EndpointError, StorageError
+from safer_steer.image_store import ImageStore
 from safer_steer.limits import Price
 from safer_steer.scope import SCOPE, Scope
-from safer_steer.store import ImageStore
 
 WHO = "openai:m@http://h/v1"
 GREEDY, SAMPLED = Sampling(), Sampling(temperature=0.7, seed=1)

@@ -31,7 +31,7 @@ from safer_steer.errors import StageError, StorageError
 from safer_steer.report import thumbnails, write_comparison, write_eval_report, write_run_report
 from safer_steer.report.results import Estimate, difference, read_result
 from safer_steer.report.transcripts import LONGEST_TEXT, visible
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:The confidence interval is undefined")
 

@@ -19,7 +19,7 @@ from safer_steer.bench.books import outcomes
 from safer_steer.bench.comparison import compare, outcome
 from safer_steer.report.paper import paper_results, paper_tables, select, suites_of
 from safer_steer.report.tables import Table, latex, to_csv, to_latex, to_text, write_tables
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:The confidence interval is undefined")
 

@@ -17,7 +17,7 @@ from safer_steer.asked import whole_print
 from safer_steer.config import recipe_from
 from safer_steer.pipeline import Pipeline, evaluation_inputs
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 
 Capture = pytest.CaptureFixture[str]
 

@@ -15,12 +15,12 @@ from PIL import Image, ImageChops
 
 from safer_steer.dialogue import Seed, SeedKind, Split
 from safer_steer.errors import ConfigError, DataError
+from safer_steer.image_store import ImageStore
 from safer_steer.seeds import BENIGN_KINDS, HARM_CATEGORIES, load_builtin, materialise_images
 from safer_steer.seeds.canvas import HEIGHT, WIDTH, fitted, font
 from safer_steer.seeds.drawing import draw, png
 from safer_steer.seeds.images import DATA, ImageKind, catalogue, image_bytes, picture, read_yaml
 from safer_steer.seeds.sketches import Chart, Colour, Frame, Geometry, Sketch, Table, Tokens, Word, look
-from safer_steer.store import ImageStore
 
 SEEDS = load_builtin()
 HARMFUL = [seed for seed in SEEDS if seed.kind is SeedKind.HARMFUL]

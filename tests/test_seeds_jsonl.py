@@ -18,8 +18,8 @@ from PIL import Image
 from safer_steer.dialogue import SeedKind, Split
 from safer_steer.errors import DataError, ImageError, SaferSteerError
 from safer_steer.formats import images
+from safer_steer.image_store import MAX_PIXELS, ImageStore
 from safer_steer.seeds import load_jsonl
-from safer_steer.store import MAX_PIXELS, ImageStore
 
 ROW: dict[str, Any] = {"id": "s1", "question": "What is this?", "category": "fraud", "image": "a.png"}
 Write = Callable[..., Path]

@@ -13,8 +13,8 @@ from released import cell, picture, put, put_json, put_jsonl, put_parquet
 from safer_steer.config import SeedSource, recipe_from
 from safer_steer.dialogue import Seed, SeedKind, Split
 from safer_steer.errors import ConfigError, DataError
+from safer_steer.image_store import ImageStore
 from safer_steer.seeds import LOADERS, Loaded, load_builtin, load_seeds
-from safer_steer.store import ImageStore
 
 RELEASES = {
     "jailbreakv_28k": released.jailbreakv,

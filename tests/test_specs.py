@@ -20,8 +20,8 @@ from safer_steer.actors.specs import Seating, Spec, SpecKind, parse_spec
 from safer_steer.actors.tutor import LlmTutor
 from safer_steer.config import Recipe, Seats, recipe_from
 from safer_steer.errors import ConfigError
+from safer_steer.image_store import ImageStore
 from safer_steer.seats import Assistant, Judge, UserActor
-from safer_steer.store import ImageStore
 
 LOCAL = "openai:qwen/vl-32b@http://127.0.0.1:8000/v1"
 

@@ -13,7 +13,7 @@ from finished_run import finished_run
 from safer_steer.errors import StorageError
 from safer_steer.exports.card import write_card
 from safer_steer.exports.stats import PartStats, Stats, Success, stats_of, text_of
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 
 
 def test_what_is_counted(tmp_path: Path) -> None:

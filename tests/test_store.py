@@ -15,18 +15,10 @@ from PIL import Image
 
 from safer_steer.dialogue import ImageRef, Record
 from safer_steer.errors import ImageError, StorageError
+from safer_steer.image_store import MAX_PIXELS, ImageStore
 from safer_steer.measured import measure
-from safer_steer.store import (
-    MAX_PIXELS,
-    ImageStore,
-    Journal,
-    RunFolder,
-    fingerprint,
-    read_records,
-    write_atomic,
-    write_json,
-    write_records,
-)
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import Journal, fingerprint, read_records, write_atomic, write_json, write_records
 
 texts = st.text(st.characters(blacklist_categories=("Cs",)), max_size=40)
 files = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

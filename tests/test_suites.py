@@ -13,7 +13,7 @@ from command import entry, write_suite
 from safer_steer.bench.suites import load_suite, suite_print
 from safer_steer.dialogue import ScriptKind, Split
 from safer_steer.errors import ConfigError, DataError
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 spoken = st.text("abc ?é漢🙂<>&\u202e", min_size=1, max_size=30).filter(str.strip)
 

@@ -12,7 +12,7 @@ from released import RELEASES, cell, put, put_json, put_jsonl, put_parquet, stee
 from safer_steer.bench.suites import SUITES, Suite, listing, read_suite, suite_print
 from safer_steer.dialogue import Script, ScriptKind, Split
 from safer_steer.errors import ConfigError, DataError
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 SINGLE_TURN = {
     "beavertails-v", "mm-safetybench", "mm-safetybench-sd", "mm-safetybench-sd-typo", "mm-safetybench-typo", "spa-vl",

@@ -12,7 +12,8 @@ from safer_steer.actors.local import DialogueTokenizer, LocalModel
 from safer_steer.config import Dtype, GrpoConfig, LoraConfig, Part, SftConfig, recipe_from
 from safer_steer.errors import ConfigError
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder, read_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records
 from safer_steer.train.batch import tokens_of
 from safer_steer.train.export import save_merged
 from safer_steer.train.loss import token_logprobs

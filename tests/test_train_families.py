@@ -16,7 +16,8 @@ from safer_steer.actors.local import LocalModel
 from safer_steer.actors.local.images import joined
 from safer_steer.dialogue import ImageRef, Rollout, Script, ScriptKind, StopReason, Turn, UserTurn
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder, read_records, write_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records, write_records
 from safer_steer.train.batch import tokens_of
 from safer_steer.train.loss import token_logprobs
 from safer_steer.train.metrics import GrpoStep

@@ -13,7 +13,8 @@ from safer_steer.config import Recipe
 from safer_steer.dialogue import AnswerFormat, History
 from safer_steer.errors import StageError, StorageError
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder, read_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records
 from safer_steer.train.grpo import Transcript
 from safer_steer.train.metrics import GrpoStep
 from safer_steer.verdict import Unscored, UnscoredReason, Verdict

@@ -11,7 +11,8 @@ from pathlib import Path
 from command import environment
 from safer_steer.dialogue import Record
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder, read_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records
 from safer_steer.train.grpo import Transcript
 from safer_steer.train.metrics import GrpoStep
 from safer_steer.train.sft import SftStep, run_sft

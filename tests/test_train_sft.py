@@ -14,7 +14,8 @@ from safer_steer.actors.local import DialogueTokenizer, LocalModel
 from safer_steer.dialogue import Rollout
 from safer_steer.errors import StageError, StorageError
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder, read_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records
 from safer_steer.train import sft
 from safer_steer.train.checkpoint import Checkpoint
 from safer_steer.train.policy import Policy, descend

@@ -14,8 +14,8 @@ from PIL import Image
 from safer_steer.actors.local import DialogueTokenizer
 from safer_steer.config import GrpoConfig, OldPolicy
 from safer_steer.dialogue import ImageRef
+from safer_steer.image_store import ImageStore
 from safer_steer.reward import Normalise
-from safer_steer.store import ImageStore
 from safer_steer.train.policy import Policy
 from safer_steer.train.trajectory import Group, Trajectory
 from safer_steer.train.update import Updater

@@ -26,8 +26,9 @@ from safer_steer.limits import Price
 from safer_steer.pipeline import Pipeline
 from safer_steer.progress import Silent
 from safer_steer.reward import Shaping
+from safer_steer.run_folder import RunFolder
 from safer_steer.single_turn import single_turns
-from safer_steer.store import RunFolder, read_records, write_records
+from safer_steer.store import read_records, write_records
 from safer_steer.train import grpo as module
 from safer_steer.train.metrics import COLUMNS, GrpoStep, table_head, table_row, warnings
 from safer_steer.train.playing import Played

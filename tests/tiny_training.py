@@ -14,7 +14,8 @@ from people import STAMP, ToldJudge, answer
 from safer_steer.config import Recipe, recipe_from
 from safer_steer.dialogue import History, ImageRef, Rollout, Script, ScriptKind, StopReason, Turn, UserTurn
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder, read_records, write_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records, write_records
 from safer_steer.train.grpo import grpo
 from safer_steer.train.sft import SftStep, run_sft
 from safer_steer.verdict import Proposal, Scored, Verdict

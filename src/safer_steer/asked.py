@@ -18,7 +18,8 @@ from safer_steer.construct.estimate import STAGE_SEATS
 from safer_steer.dialogue import ScriptKind
 from safer_steer.errors import SaferSteerError
 from safer_steer.evaluating import prompts_print
-from safer_steer.store import RunFolder, fingerprint
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import fingerprint
 
 SEATS = {**STAGE_SEATS, "sft": ("student",), "grpo": ("student", "tutor")}
 

@@ -16,8 +16,9 @@ from safer_steer.config import Recipe
 from safer_steer.errors import ConfigError, Incomplete, TooMuchUnscored
 from safer_steer.progress import Reporter
 from safer_steer.prompts import read_prompt
+from safer_steer.run_folder import RunFolder
 from safer_steer.seats import ScriptUser, UserActor
-from safer_steer.store import RunFolder, fingerprint
+from safer_steer.store import fingerprint
 
 
 def check_seats(recipe: Recipe) -> None:

@@ -18,8 +18,10 @@ from safer_steer.bench.suites import read_suite
 from safer_steer.config import GrpoConfig, Recipe, SftConfig
 from safer_steer.construct import stage
 from safer_steer.dialogue import Script, Seed
+from safer_steer.image_store import ImageStore
+from safer_steer.run_folder import RunFolder
 from safer_steer.seeds import load_seeds
-from safer_steer.store import ImageStore, RunFolder, read_records
+from safer_steer.store import read_records
 from safer_steer.train.memory import announcement
 from safer_steer.train.schedule import scripts_of_step, shortened
 from safer_steer.train.watching import hold_out, probed_steps

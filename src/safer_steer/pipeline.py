@@ -30,8 +30,9 @@ from safer_steer.evaluating import (
 )
 from safer_steer.measured import measure, release_memory
 from safer_steer.progress import Reporter
+from safer_steer.run_folder import RunFolder
 from safer_steer.seeds import Loaded, load_seeds
-from safer_steer.store import RunFolder, read_records, write_atomic
+from safer_steer.store import read_records, write_atomic
 
 __all__ = [
     "MODELS",

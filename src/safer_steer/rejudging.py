@@ -12,7 +12,8 @@ from safer_steer.bench.rejudge import rejudge as judge_transcripts
 from safer_steer.config import Recipe
 from safer_steer.errors import ConfigError
 from safer_steer.progress import Reporter
-from safer_steer.store import RunFolder, fingerprint
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import fingerprint
 
 
 async def rejudge(recipe: Recipe, seats: Seating, source: Path, out: RunFolder, report: Reporter) -> Summary:

@@ -1,29 +1,21 @@
-"""Where things lie on disk: content-addressed images, append-only journals, atomic files, and run folders."""
+"""Files of a run: written whole or not at all, records a line each, append-only journals."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
-import io
 import json
 import os
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
-from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
 
-from safer_steer.dialogue import ImageRef, Record
-from safer_steer.errors import ImageError, StorageError
-
-MAX_PIXELS = 40_000_000
-"""An image with more pixels is refused before it is decoded (decompression bombs)."""
+from safer_steer.dialogue import Record
+from safer_steer.errors import StorageError
 
 R = TypeVar("R", bound=Record)
 
@@ -225,177 +217,6 @@ class Journal(Generic[R]):
         self.close()
 
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-_MEDIA_TYPES = {**{name: f"image/{name.lower()}" for name in FORMATS}, "MPO": "image/jpeg"}  # MPO: from some cameras
-_SUFFIX = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif", "image/bmp": "bmp"}
-
-
-class ImageStore:
-    """Images by the sha256 of their bytes, in one folder; `put` is idempotent."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @property
-    def roots(self) -> tuple[Path, ...]:
-        """The folders its images may lie in."""
-        return (self.root,)
-
-    def put(self, data: bytes, *, name: str | None = None, where: str | None = None) -> ImageRef:
-        """Check that `data` decodes as an image and keep it. Raises `ImageError` (empty, corrupt, too many pixels)."""
-        ref = inspect_image(data, name=name, where=where)
-        path = self.path(ref)
-        if not path.exists():
-            write_atomic(path, data)
-        return ref
-
-    def path(self, ref: ImageRef) -> Path:
-        return self.root / f"{ref.sha256}.{_SUFFIX.get(ref.media_type, 'bin')}"
-
-    def read(self, ref: ImageRef) -> bytes:
-        """The bytes of `ref`; raises `ImageError` when they are missing or are not the ones named."""
-        path = self.path(ref)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ImageError(error.strerror or str(error), file=path, hint="the run folder lost an image") from error
-        if hashlib.sha256(data).hexdigest() != ref.sha256:
-            raise ImageError("the bytes do not match their name", file=path, hint="the file was changed; restore it")
-        return data
-
-    def open(self, ref: ImageRef) -> Image.Image:
-        """`ref` decoded to RGB."""
-        with Image.open(io.BytesIO(self.read(ref))) as image:
-            return image.convert("RGB")
-
-
-def inspect_image(data: bytes, *, name: str | None = None, where: str | None = None) -> ImageRef:
-    """Decode `data` fully and describe it; raises `ImageError`. Only kinds of image that model servers take count."""
-    if not data:
-        raise ImageError("the image is empty", file=where)
-    try:
-        with _quiet(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ImageError(f"{width}x{height} pixels, more than the {MAX_PIXELS} allowed", file=where)
-            image.load()
-            media_type = _MEDIA_TYPES[image.format or ""]
-    except Image.DecompressionBombError as error:
-        raise ImageError(str(error), file=where) from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"not a readable image: neither {', '.join(FORMATS)}", file=where) from error
-    except (OSError, SyntaxError, ValueError, KeyError) as error:
-        raise ImageError(f"not a readable image: {error}", file=where) from error
-    digest = hashlib.sha256(data).hexdigest()
-    return ImageRef(sha256=digest, media_type=media_type, width=width, height=height, name=name)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Pillow's own warnings about an image: what it only warns of, `inspect_image` decides."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def fingerprint(*parts: Any) -> str:
     """A short hash of JSON-able parts: what a stage was run with."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-class RunFolder:
-    """One run on disk: `images/`, a folder per stage, and a `stage.json` in each finished one."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.images = ImageStore(root / "images")
-        self._figures: tuple[str, Callable[[], Mapping[str, Any]]] = "", dict
-
-    def stage(self, name: str) -> Path:
-        """The folder of a stage, made if need be."""
-        path = self.root / name
-        with disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep every other process out of the folder; raises `StorageError` when one is at work in it.
-
-        The lock is the system's and ends with the process, however that ends; the file it hangs on may stay.
-        """
-        path = self.root / ".lock"
-        with disk_errors(path):
-            self.root.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                who = os.pread(handle, 20, 0).decode("ascii", "replace").strip()
-                hint = "wait for it to end, or choose another --out"
-                what = (
-                    f"another process ({who}) is at work in this folder" if who else "another process is at work here"
-                )
-                raise StorageError(what, where=self.root, hint=hint) from None
-            with contextlib.suppress(OSError):  # the number is for people; a full disk must not stop the resume
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-            yield
-        finally:
-            os.close(handle)
-
-    def claim(self, name: str, inputs: str, parts: Mapping[str, str] | None = None) -> None:
-        """Bind a stage's folder to the fingerprint of its inputs; raises `StorageError` if it belongs to another.
-
-        With `parts`, fingerprints of the inputs one by one, the error names those that differ.
-        """
-        path = self.stage(name) / "inputs.json"
-        found = self._read(path)
-        if found is None:
-            write_json(path, {"inputs": inputs} if parts is None else {"inputs": inputs, "parts": dict(parts)})
-        elif found.get("inputs") != inputs:
-            known = found.get("parts")
-            before = known if isinstance(known, dict) else {}
-            other = [
-                part for part, value in ({} if parts is None else parts).items() if before.get(part, value) != value
-            ]
-            hint = f"choose another --out, or delete {self.root / name} to start this stage afresh"
-            what = " and ".join(f"another {part}" for part in other) if other else "another recipe"
-            raise StorageError(f"this stage was begun with {what}", where=self.root / name, hint=hint)
-
-    def finished(self, name: str) -> dict[str, Any] | None:
-        """What `finish` recorded, or `None` while the stage is not done."""
-        return self._read(self.root / name / "stage.json")
-
-    def finish(self, name: str, result: dict[str, Any]) -> None:
-        """Mark a stage done, with its counts and timings."""
-        beside = self._figures[1]() if self._figures[0] == name else {}
-        write_json(self.stage(name) / "stage.json", {**result, **beside})
-
-    @contextmanager
-    def noting(self, name: str, figures: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
-        """Inside, `finish(name)` records what `figures` tells beside the result: a kill right after it loses none."""
-        self._figures = name, figures
-        try:
-            yield
-        finally:
-            self._figures = "", dict
-
-    def reopen(self, name: str) -> None:
-        """Take back `finish`: the stage is worked on again."""
-        path = self.root / name / "stage.json"
-        with disk_errors(path):
-            path.unlink(missing_ok=True)
-
-    @staticmethod
-    def _read(path: Path) -> dict[str, Any] | None:
-        try:
-            value = json.loads(path.read_text())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise StorageError(f"cannot be read: {error}", where=path) from error
-        if not isinstance(value, dict):
-            raise StorageError("is not a JSON object", where=path)
-        return value

@@ -16,7 +16,7 @@ import yaml
 from safer_steer.cli import RECIPES
 from safer_steer.config import load_recipe
 from safer_steer.errors import ConfigError
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 from safer_steer.train.verl.stage import dry_run_text
 
 RECIPE_NAMES = ("qwen2_5_vl_3b_8gpu", "qwen2_5_vl_7b_8gpu")

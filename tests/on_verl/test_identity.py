@@ -32,8 +32,9 @@ from safer_steer.config import Recipe, recipe_from
 from safer_steer.dialogue import AnswerState, History, Script
 from safer_steer.errors import EndpointError
 from safer_steer.reward import Credit
+from safer_steer.run_folder import RunFolder
 from safer_steer.seats import Cast
-from safer_steer.store import RunFolder, read_records
+from safer_steer.store import read_records
 from safer_steer.train.playing import play_step
 from safer_steer.train.trajectory import Group
 from safer_steer.train.verl import loop as verl_loop

@@ -15,7 +15,7 @@ from people import script
 from safer_steer.config import Recipe, recipe_from
 from safer_steer.errors import ConfigError, StorageError
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 from safer_steer.train.verl import VERL_VERSION, launch, plugin
 from safer_steer.train.verl.stage import run_stage
 

@@ -30,7 +30,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from command import Server, call, environment, serving
 from safer_steer.config import Recipe, load_recipe
 from safer_steer.dialogue import Script, ScriptKind, UserTurn
-from safer_steer.store import RunFolder, read_records, write_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records, write_records
 from safer_steer.train.schedule import scripts_of_step
 from safer_steer.train.verl.ledger import TranscriptLine, groups_of, summary
 from safer_steer.verdict import Scored

@@ -28,8 +28,8 @@ from safer_steer.actors.tutor import LlmTutor
 from safer_steer.config import Recipe
 from safer_steer.dialogue import AnswerFormat
 from safer_steer.errors import ConfigError
+from safer_steer.image_store import ImageStore
 from safer_steer.seats import Assistant, Judge, UserActor
-from safer_steer.store import ImageStore
 
 __all__ = ["Seating", "Spec", "SpecKind", "parse_spec"]
 

@@ -10,7 +10,8 @@ import orjson
 
 from safer_steer.dialogue import Record, Rollout, Script, Turn, UserTurn
 from safer_steer.errors import ConfigError, StorageError
-from safer_steer.store import ImageStore, Journal, disk_errors, parse_record
+from safer_steer.image_store import ImageStore
+from safer_steer.store import Journal, disk_errors, parse_record
 from safer_steer.verdict import Scored, Unscored, UnscoredReason, Verdict
 
 

@@ -18,10 +18,11 @@ from safer_steer.converse import judge_again
 from safer_steer.dialogue import Answer, History, Rollout
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.formats import Skips
+from safer_steer.image_store import ImageStore
 from safer_steer.measured import sparing_collector
 from safer_steer.runner import bounded
 from safer_steer.seats import Judge, ScriptUser
-from safer_steer.store import ImageStore, disk_errors
+from safer_steer.store import disk_errors
 
 
 class Transcripts:

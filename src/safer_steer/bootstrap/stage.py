@@ -28,10 +28,11 @@ from safer_steer.construct.summary import spread, tally
 from safer_steer.dialogue import Rollout, Script, Split
 from safer_steer.progress import Reporter
 from safer_steer.prompts import load_prompt
+from safer_steer.run_folder import RunFolder
 from safer_steer.runner import Job, play
 from safer_steer.seats import Assistant, Cast, Judge, UserActor
 from safer_steer.single_turn import single_turns
-from safer_steer.store import Journal, RunFolder, fingerprint, write_json, write_records
+from safer_steer.store import Journal, fingerprint, write_json, write_records
 
 STAGE = "bootstrap"
 SIFT = f"{STAGE}/sift"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from safer_steer.errors import ConfigError
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 
 data = typer.Typer(no_args_is_help=True, help="What a finished run's data consists of, and other formats of it.")
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run whose `bootstrap` is done.")]

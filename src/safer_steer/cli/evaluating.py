@@ -23,7 +23,7 @@ from safer_steer.cli.stages import STAGES, run_stage
 from safer_steer.config import Recipe
 from safer_steer.errors import ConfigError
 from safer_steer.progress import reporter
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from safer_steer.bench.evaluate import Summary

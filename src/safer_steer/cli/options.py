@@ -12,7 +12,7 @@ import typer
 
 from safer_steer.config import Recipe, load_recipe
 from safer_steer.errors import ConfigError
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

@@ -12,7 +12,7 @@ import yaml
 from safer_steer.cli.options import OutOption, RecipeOption, SetOption, recipe_of
 from safer_steer.errors import ConfigError
 from safer_steer.progress import reporter
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 
 
 def report_(recipe: RecipeOption = None, out: OutOption = Path("runs/demo"), set_: SetOption = None) -> None:

@@ -26,7 +26,7 @@ from safer_steer.cli.options import (
 from safer_steer.config import Recipe
 from safer_steer.errors import ConfigError
 from safer_steer.progress import reporter
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
     "recipe": (RecipeOption, None),

@@ -18,7 +18,8 @@ from safer_steer.construct.success import cut_at_leak, leak_turn, outcome
 from safer_steer.construct.summary import Counting
 from safer_steer.dialogue import Rollout, Script, ScriptKind, Split
 from safer_steer.errors import StageError
-from safer_steer.store import ImageStore, read_placed, read_records, record_at, write_json, write_records
+from safer_steer.image_store import ImageStore
+from safer_steer.store import read_placed, read_records, record_at, write_json, write_records
 
 STAGE = "construct"
 

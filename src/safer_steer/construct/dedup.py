@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from safer_steer.construct.looks import alike, distance, perceptual_hash
 from safer_steer.construct.shingles import Shingler, Shingles, near_duplicate_sets
 from safer_steer.dialogue import ImageRef, Record, Script, Split
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 PRECEDENCE = {Split.TEST: 0, Split.VAL: 1, Split.TRAIN: 2, None: 3}
 """Of two near-duplicates in different splits the one that training would see is removed."""

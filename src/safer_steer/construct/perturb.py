@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from safer_steer.dialogue import ImageRef
+from safer_steer.image_store import ImageStore
 from safer_steer.seeds.canvas import fitted
-from safer_steer.store import ImageStore
 
 COLOURS = {"red": (220, 20, 30), "white": (255, 255, 255), "yellow": (255, 220, 0)}
 

@@ -27,8 +27,9 @@ from safer_steer.dialogue import Script, ScriptKind, Seed
 from safer_steer.errors import ConfigError, DataError
 from safer_steer.progress import Reporter
 from safer_steer.prompts import load_prompt
+from safer_steer.run_folder import RunFolder
 from safer_steer.seats import Assistant, Cast, Judge, ScriptUser
-from safer_steer.store import RunFolder, fingerprint, read_records
+from safer_steer.store import fingerprint, read_records
 
 STAGE = "construct"
 PROMPTS = (

@@ -15,8 +15,8 @@ from safer_steer.actors.generating import STRATEGIES, load_strategy
 from safer_steer.actors.offline.generator import OfflineGenerator
 from safer_steer.construct.plan import Order, draw, stratified
 from safer_steer.dialogue import Script, ScriptKind, Seed, SeedKind, Split
+from safer_steer.image_store import ImageStore
 from safer_steer.seeds import load_builtin, materialise_images
-from safer_steer.store import ImageStore
 
 NAMES = {Split.TEST: "steer-mini", Split.VAL: "steer-mini-val"}
 

@@ -11,7 +11,7 @@ from safer_steer.construct.plan import Order, draw
 from safer_steer.construct.records import Analysed, Failure, Probed, Reason, Written
 from safer_steer.dialogue import ImageRef, Script, ScriptKind, Seed, SeedKind
 from safer_steer.errors import ActorError, BadVerdict, EndpointError
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 from safer_steer.verdict import UnscoredReason
 
 

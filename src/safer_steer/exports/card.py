@@ -9,7 +9,8 @@ import yaml
 
 from safer_steer.exports.plot import plot
 from safer_steer.exports.stats import Stats, stats_of, text_of
-from safer_steer.store import RunFolder, write_atomic, write_json
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import write_atomic, write_json
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 

@@ -10,7 +10,8 @@ from safer_steer.construct.dedup import Contamination, Item, Looks, contaminatio
 from safer_steer.construct.shingles import Shingler
 from safer_steer.dialogue import Script, Split
 from safer_steer.exports.samples import Part, present, read
-from safer_steer.store import ImageStore, RunFolder
+from safer_steer.image_store import ImageStore
+from safer_steer.run_folder import RunFolder
 
 JACCARD, IMAGE_BITS = 0.8, 4
 """The defaults of `construction.near_duplicate_jaccard` and `construction.image_distance`."""

@@ -13,7 +13,9 @@ from safer_steer.dialogue import ImageRef
 from safer_steer.errors import ConfigError
 from safer_steer.exports.samples import Part, Sample, present, read
 from safer_steer.exports.tables import IMAGE_FEATURE, PICTURES, list_of, pictures, value, write_table
-from safer_steer.store import ImageStore, RunFolder, write_json, write_stream
+from safer_steer.image_store import ImageStore
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import write_json, write_stream
 
 Written = dict[str, int]
 """File name to number of records."""

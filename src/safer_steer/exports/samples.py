@@ -10,7 +10,8 @@ from pathlib import Path
 from safer_steer.dialogue import ImageRef, Rollout, Script
 from safer_steer.errors import StorageError
 from safer_steer.prompts import neutralise
-from safer_steer.store import RunFolder, read_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records
 from safer_steer.verdict import Scored
 
 IMAGE = "<image>"

@@ -11,7 +11,7 @@ from safer_steer.construct.summary import is_perturbed, spread
 from safer_steer.dialogue import Record, Script
 from safer_steer.errors import StorageError
 from safer_steer.exports.samples import Part, present, read
-from safer_steer.store import RunFolder
+from safer_steer.run_folder import RunFolder
 
 WIDTH = 30
 """Characters of the longest bar in the text."""

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safer_steer.dialogue import ImageRef
-from safer_steer.store import ImageStore, disk_errors
+from safer_steer.image_store import ImageStore
+from safer_steer.store import disk_errors
 
 ROWS_PER_GROUP = 100
 """The viewer reads whole row groups; with images inside larger ones are refused."""

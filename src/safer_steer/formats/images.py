@@ -10,7 +10,7 @@ from typing import Any
 from safer_steer.dialogue import ImageRef
 from safer_steer.errors import DataError, ImageError
 from safer_steer.formats.rows import Row
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 MAX_IMAGE_BYTES = 64 * 2**20
 """A larger image is refused: before it is read, where it is a file."""

@@ -12,7 +12,7 @@ from safer_steer.dialogue import ImageRef, Record
 from safer_steer.errors import DataError
 from safer_steer.formats.images import Images
 from safer_steer.formats.rows import Row, Rows
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 EXAMPLES = 20
 """How many skipped rows are told in full; all are counted."""

@@ -29,8 +29,8 @@ from safer_steer.bench.books import outcomes
 from safer_steer.bench.evaluate import Protocol
 from safer_steer.dialogue import Rollout
 from safer_steer.errors import DataError, StorageError
+from safer_steer.image_store import ImageStore
 from safer_steer.inspecting.shown import SCORES, Picture, messages_of, output_of, scores_of, shower, user_message
-from safer_steer.store import ImageStore
 
 
 def export_log(folder: Path, target: Path, images: ImageStore | None) -> int:

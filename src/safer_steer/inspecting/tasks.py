@@ -29,9 +29,9 @@ from safer_steer.config import Recipe, load_recipe
 from safer_steer.converse import converse
 from safer_steer.dialogue import Rollout, Script
 from safer_steer.errors import EndpointError
+from safer_steer.image_store import ImageStore
 from safer_steer.inspecting.shown import messages_of, output_of, scores_of, shower, user_message
 from safer_steer.seats import Cast, Judge, ScriptUser
-from safer_steer.store import ImageStore
 
 GRADER = "grader"
 """As a judge: the model that Inspect was given for this role (`--model-role grader=PROVIDER/MODEL`)."""

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import orjson
 
+from safer_steer.image_store import ImageStore
 from safer_steer.report.thumbnails import thumbnails
 from safer_steer.report.transcripts import Entry
-from safer_steer.store import ImageStore
 
 DIALOGUES_PER_CHUNK = 16
 IMAGES_PER_BLOCK = 32

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from safer_steer.errors import StorageError
-from safer_steer.store import RunFolder, disk_errors
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import disk_errors
 
 STAGES = ("construct", "bootstrap", "sft", "grpo")
 TRAINING = {

@@ -13,6 +13,7 @@ from safer_steer.bench.books import images_of, require_evaluation
 from safer_steer.bench.turns import REPEATED
 from safer_steer.config import Recipe
 from safer_steer.errors import StageError, StorageError
+from safer_steer.image_store import ImageStore
 from safer_steer.report import facts
 from safer_steer.report.comparisons import Comparisons, comparisons
 from safer_steer.report.exports import result_tables
@@ -21,7 +22,8 @@ from safer_steer.report.naming import told_apart
 from safer_steer.report.results import MODELS, PROTOCOLS, Result, level, read_result
 from safer_steer.report.tables import write_tables
 from safer_steer.report.view import page
-from safer_steer.store import ImageStore, RunFolder, disk_errors, write_atomic, write_json
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import disk_errors, write_atomic, write_json
 
 
 def write_eval_report(folder: Path, images: ImageStore) -> Path:

@@ -18,7 +18,8 @@ from PIL import Image
 
 from safer_steer.dialogue import ImageRef
 from safer_steer.errors import ImageError, StorageError
-from safer_steer.store import ImageStore, write_stream
+from safer_steer.image_store import ImageStore
+from safer_steer.store import write_stream
 
 RECIPE = 1
 """Raise when `thumbnail` makes other bytes, so that older files are not read."""

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from safer_steer.bench.intervals import Rate
 from safer_steer.bench.metrics import Group
+from safer_steer.image_store import ImageStore
 from safer_steer.report import facts
 from safer_steer.report.blocks import blocks
 from safer_steer.report.charts import hazard_chart, series_of, survival_chart, training_chart
@@ -20,7 +21,7 @@ from safer_steer.report.naming import judge_names
 from safer_steer.report.page import render
 from safer_steer.report.results import Metric, Result, metrics_of
 from safer_steer.report.transcripts import entries
-from safer_steer.store import ImageStore, RunFolder
+from safer_steer.run_folder import RunFolder
 from safer_steer.verdict import Stamp
 
 TEMPLATE = "report.html.j2"

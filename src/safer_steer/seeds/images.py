@@ -17,9 +17,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from safer_steer.dialogue import ImageRef, Record
 from safer_steer.errors import DataError
+from safer_steer.image_store import ImageStore, inspect_image
 from safer_steer.seeds.drawing import png
 from safer_steer.seeds.sketches import Sketch, look
-from safer_steer.store import ImageStore, inspect_image
 
 DATA = files("safer_steer.seeds").joinpath("data")
 

@@ -27,10 +27,10 @@ from safer_steer.formats import (
     vlguard,
     vlsbench,
 )
+from safer_steer.image_store import ImageStore
 from safer_steer.seeds.builtin import load_builtin
 from safer_steer.seeds.images import materialise_images
 from safer_steer.seeds.plain import jsonl_seeds, parquet_seeds
-from safer_steer.store import ImageStore
 
 Read = Callable[[Reading, Split | None], Iterator[Seed]]
 

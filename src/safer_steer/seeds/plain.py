@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safer_steer.dialogue import ImageRef, Record, Seed, SeedKind, Split, stable_id
 from safer_steer.errors import DataError
 from safer_steer.formats import Reading, Row, jsonl_rows, parquet_rows
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 

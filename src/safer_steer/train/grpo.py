@@ -18,8 +18,9 @@ from safer_steer.config import Dtype, Recipe
 from safer_steer.dialogue import Record, Rollout, Script
 from safer_steer.errors import StageError
 from safer_steer.progress import Reporter
+from safer_steer.run_folder import RunFolder
 from safer_steer.seats import Cast, Judge, ScriptUser
-from safer_steer.store import Journal, RunFolder, fingerprint
+from safer_steer.store import Journal, fingerprint
 from safer_steer.train.checkpoint import Checkpoint, journal_until
 from safer_steer.train.export import save_merged
 from safer_steer.train.memory import announcement

@@ -18,7 +18,8 @@ from safer_steer.config import Recipe, SftConfig, SftEngine
 from safer_steer.dialogue import ImageRef, Record, Rollout, stable_id
 from safer_steer.errors import StageError
 from safer_steer.progress import Reporter
-from safer_steer.store import RunFolder, fingerprint, read_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import fingerprint, read_records
 from safer_steer.train.batch import answer_tokens, micro_batches, tokens_of
 from safer_steer.train.checkpoint import Checkpoint, journal_until
 from safer_steer.train.export import save_merged

@@ -13,7 +13,8 @@ from safer_steer.config import Recipe
 from safer_steer.dialogue import Record
 from safer_steer.errors import StageError
 from safer_steer.progress import Reporter
-from safer_steer.store import RunFolder, read_records, write_atomic
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records, write_atomic
 from safer_steer.train.sft import STAGE, Learned, SftStep
 
 POLL_SECONDS = 0.2

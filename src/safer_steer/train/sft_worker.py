@@ -13,7 +13,8 @@ import torch
 
 from safer_steer.errors import SaferSteerError
 from safer_steer.progress import Silent
-from safer_steer.store import RunFolder, write_atomic
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import write_atomic
 from safer_steer.train.batch import answer_tokens
 from safer_steer.train.export import save_merged
 from safer_steer.train.policy import Policy

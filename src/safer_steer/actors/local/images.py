@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from safer_steer.dialogue import ImageRef
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 KEPT = 128
 """How many prepared images stay in memory (0.8 MB each at 256 pixels)."""

@@ -25,7 +25,7 @@ from safer_steer.actors.local.positions import Positions
 from safer_steer.actors.local.tokens import DialogueTokenizer, Layout
 from safer_steer.dialogue import TokenTrace, Usage, stable_id
 from safer_steer.errors import ContextOverflow
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 CACHE_BYTES = 1400 * 2**20
 """Bound on keys and values: of the dialogues being written, and of those kept between turns in what room is left."""

@@ -17,7 +17,7 @@ from safer_steer.actors.local.images import ImageReader
 from safer_steer.actors.local.template import Ids, Lead, Pieces, learn_pieces
 from safer_steer.dialogue import ImageRef
 from safer_steer.errors import ConfigError, WeightsError
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 
 @dataclass(frozen=True, slots=True)

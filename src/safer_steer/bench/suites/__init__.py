@@ -32,7 +32,7 @@ from safer_steer.formats import Reading, Skips
 from safer_steer.formats.jailbreakv import FULL, MINI
 from safer_steer.formats.mm_safetybench import KINDS
 from safer_steer.formats.sources import file_errors
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 __all__ = [
     "SINGLE_TURN_PASS",

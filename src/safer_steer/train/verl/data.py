@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from safer_steer.config import Recipe
 from safer_steer.dialogue import Rollout, Script
 from safer_steer.errors import StageError
-from safer_steer.store import ImageStore, disk_errors, write_atomic
+from safer_steer.image_store import ImageStore
+from safer_steer.store import disk_errors, write_atomic
 from safer_steer.train.schedule import scripts_of_step, shortened
 from safer_steer.train.verl import AGENT
 

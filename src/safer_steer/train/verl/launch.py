@@ -17,7 +17,8 @@ from safer_steer.config import Recipe
 from safer_steer.dialogue import Rollout, Script
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.progress import Reporter
-from safer_steer.store import RunFolder, disk_errors, fingerprint, read_records, write_atomic
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import disk_errors, fingerprint, read_records, write_atomic
 from safer_steer.train.verl import AGENT, VERL_VERSION
 from safer_steer.train.verl.compose import composed, validated, write_config, yaml_of
 from safer_steer.train.verl.data import write_rl_data, write_sft_data

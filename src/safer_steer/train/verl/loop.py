@@ -25,8 +25,8 @@ from safer_steer.actors.specs import Seating
 from safer_steer.config import Recipe
 from safer_steer.dialogue import Script
 from safer_steer.errors import StageError
+from safer_steer.image_store import ImageStore
 from safer_steer.seats import Cast, Judge, ScriptUser
-from safer_steer.store import ImageStore
 from safer_steer.train.playing import Played, play_step
 from safer_steer.train.trajectory import Trajectory
 from safer_steer.train.verl.ledger import Ledger

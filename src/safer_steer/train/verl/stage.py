@@ -10,7 +10,8 @@ from safer_steer.config import Recipe, Start
 from safer_steer.dialogue import Script
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.progress import Reporter
-from safer_steer.store import RunFolder, read_records
+from safer_steer.run_folder import RunFolder
+from safer_steer.store import read_records
 from safer_steer.train.verl.launch import dry_run, dry_run_sft, run_grpo, run_sft
 
 

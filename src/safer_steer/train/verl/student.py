@@ -14,7 +14,7 @@ from safer_steer.actors.chat import Completion, Message, Sampling
 from safer_steer.actors.local.tokens import DialogueTokenizer, Layout
 from safer_steer.dialogue import FinishReason, TokenTrace, Usage
 from safer_steer.errors import ContextOverflow, EndpointError
-from safer_steer.store import ImageStore
+from safer_steer.image_store import ImageStore
 
 FORBIDDEN = -100.0
 """What is added to the logit of a token that an answer may not hold. Servers take no infinity."""

@@ -8,8 +8,8 @@ from safer_steer.actors.specs import Seating
 from safer_steer.config import Recipe
 from safer_steer.dialogue import History, stable_id
 from safer_steer.errors import EndpointError
+from safer_steer.image_store import ImageStore
 from safer_steer.seats import Judge
-from safer_steer.store import ImageStore
 from safer_steer.verdict import Verdict
 
 
