@@ -1,6 +1,7 @@
 """The held-out numbers of a projector: captions, shapes, reading."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +67,27 @@ def measure(
         report["reading"][name] = reading(projector, features, rows, vocabulary)
         print(name, report["reading"][name], flush=True)
 
-    def shown(name: str) -> tuple[Pictures, list[int]]:
+    def seen(name: str, chosen: Callable[[list[dict[str, Any]]], Sequence[int]]) -> Pictures:
         rows, features = load_rows(folder, f"{name}.pt")
-        single = [i for i, r in enumerate(rows) if len(r["words"]) == 1 and i in in_lexicon(rows, vocabulary)]
-        return pictures(features, spoken(rows), tower, projector), single
+        picked = list(chosen(rows))
+        return pictures(
+            {n: f[picked] for n, f in features.items()}, spoken([rows[i] for i in picked]), tower, projector
+        )
 
-    (written, single), (others, other_single) = shown("words-test-new-both"), shown("words-train-0")
-    others = others.pick(other_single[:PRIOR_PICTURES])
-    report["reading"]["said_by_the_language_model"] = match(
-        score, projector, written.pick(single), others, READ, 10, 1, 0
-    )
+    def single(rows: list[dict[str, Any]]) -> list[int]:
+        return [i for i in in_lexicon(rows, vocabulary) if len(rows[i]["words"]) == 1]
+
+    def few(rows: list[dict[str, Any]]) -> list[int]:
+        return [n * len(rows) // PRIOR_PICTURES for n in range(PRIOR_PICTURES)]
+
+    written, others = seen("words-test-new-both", single), seen("words-train-0", lambda r: single(r)[:PRIOR_PICTURES])
+    report["reading"]["said_by_the_language_model"] = match(score, projector, written, others, READ, 10, 1, 0)
     for part, test, training, sets in (
         ("captions", "stamps-test", "stamps-train-0", trials),
         ("shapes", "shapes-test", "shapes-train", 1),
     ):
-        others = shown(training)[0]
-        others = others.pick([n * len(others.answers) // PRIOR_PICTURES for n in range(PRIOR_PICTURES)])
-        report[part] = match(score, projector, shown(test)[0], others, SHOW, 10, sets, 0)
+        tested, others = seen(test, lambda rows: range(len(rows))), seen(training, few)
+        report[part] = match(score, projector, tested, others, SHOW, 10, sets, 0)
     return report
 
 

@@ -22,7 +22,8 @@ async def rejudge(recipe: Recipe, seats: Seating, source: Path, out: RunFolder, 
     if out.root.resolve() == source.resolve():
         raise ConfigError("is the folder the transcripts are read from", where=out.root, hint="choose another --out")
     judge = seats.judge()
-    if not done_keys(out.root) >= {rollout.key for rollout in transcripts}:
+    done = done_keys(out.root)
+    if not all(rollout.key in done for rollout in transcripts):  # reads no further than the first that is not
         await seats.check()
     room = seats.room(recipe.seats.judge)
     open_dialogues = recipe.open_dialogues if room is None else room

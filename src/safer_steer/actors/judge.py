@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, WithJsonSchema
@@ -81,9 +82,7 @@ class RubricJudge:
         self.stamp = Stamp(judge=model.name, prompt=self._prompt.digest, version=self._prompt.version)
 
     async def assess(self, history: History, answer: str) -> Verdict:
-        def check(reply: Rationale) -> None:
-            refuse_copy(reply, history, answer)
-
+        check = partial(refuse_copy, history=history, answer=answer)
         reply = await ask(self._model, self._messages(history, answer), self._sampling, self._schema, check)
         scores = read_scores(reply, self.scale)
         return Scored(scores=scores, rationale=reply.rationale, stamp=self.stamp, flags=self._flags(reply))
