@@ -1,5 +1,6 @@
 """The student as an ordinary transformers model: tower, projector, Llama."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from safer_steer.embedded.configuration import SteerVLMConfig
 from safer_steer.embedded.projector import Projector
+from safer_steer.embedded.seen import SeenPictures
 from safer_steer.embedded.vision import EfficientNetLite
 
 
@@ -41,6 +43,7 @@ class SteerVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         self.language_model = LlamaForCausalLM(config.text_config)
         self.vision_tower.requires_grad_(False)
+        self._pictures = SeenPictures(self._sight)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -58,8 +61,22 @@ class SteerVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """(images, image_tokens, width) input embeddings of images (images, 3, side, side).
 
-        The tower runs without gradients; the projector keeps them.
+        The tower runs without gradients; the projector keeps them. Where there are none to keep, a picture that was
+        seen before, by whatever model with these weights, is not looked at again.
         """
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.projector.parameters())
+        if learns or pixel_values.device.type != "cpu":
+            return self._look(pixel_values)
+        return self._pictures.features(pixel_values, self._look)
+
+    def _sight(self) -> Iterator[Tensor]:
+        """All that an image's features are made of, besides its pixels."""
+        for part in (self.vision_tower, self.projector):
+            yield from part.parameters()
+            yield from part.buffers()
+        yield self.get_input_embeddings().weight
+
+    def _look(self, pixel_values: Tensor) -> Tensor:
         with torch.no_grad():
             seen = self.vision_tower(pixel_values)
             class_logits = self.vision_tower.classify(seen.final)

@@ -16,7 +16,7 @@ from safer_steer.actors.chat import Sampling
 from safer_steer.actors.cores import take_share
 from safer_steer.actors.local.cache import KeptRow, PrefixStore, SlotCache, prefix_key
 from safer_steer.actors.local.images import ImageReader
-from safer_steer.actors.local.packed import PackedWeights
+from safer_steer.actors.local.packed import PackedWeights, Pass
 from safer_steer.actors.local.positions import Positions
 from safer_steer.actors.local.sampling import Draw, choose
 from safer_steer.actors.local.tokens import Layout
@@ -248,17 +248,15 @@ class Engine:
         visible = torch.arange(span, device=self._device) <= seen[..., None]
         tensors = self._images.tensors(images) if self._images is not None else {}
         take_share()
-        output = self._model(
-            input_ids=ids.to(self._device),
-            attention_mask=visible[:, None],
-            position_ids=self._positions.joined(places, width).to(self._device),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **{key: value.to(self._device) for key, value in tensors.items()},
+        return self._packed.run(
+            Pass(
+                ids=ids.to(self._device),
+                visible=visible,
+                positions=self._positions.joined(places, width).to(self._device),
+                images={key: value.to(self._device) for key, value in tensors.items()},
+                cache=self._cache,
+            )
         )
-        result: Tensor = output.logits[:, -1]
-        return result
 
     def _write(self, rows: list[Row], logits: Tensor) -> None:
         """Choose each row's next token; rows that ended leave."""

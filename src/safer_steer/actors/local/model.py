@@ -18,9 +18,9 @@ from safer_steer.actors.chat import Completion, Message, Role, Sampling
 from safer_steer.actors.local.batcher import Batcher
 from safer_steer.actors.local.cache import PrefixStore
 from safer_steer.actors.local.decode import Engine, Request, Written
+from safer_steer.actors.local.fused import weights_of
 from safer_steer.actors.local.linear import use_onednn
 from safer_steer.actors.local.loading import check_supported, load_model
-from safer_steer.actors.local.packed import PackedWeights
 from safer_steer.actors.local.positions import Positions
 from safer_steer.actors.local.tokens import DialogueTokenizer, Layout
 from safer_steer.dialogue import TokenTrace, Usage, stable_id
@@ -76,7 +76,7 @@ class LocalModel:
             banned=self.banned,
             images=self.tokens.images,
             store=PrefixStore(cache_bytes),
-            packed=PackedWeights(self.model, enabled=pack),
+            packed=weights_of(self.model, pack=pack),
             positions=Positions(self.model, self.tokens.image_token),
         )
         self._batcher = Batcher(self._engine, max_batch)

@@ -9,15 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from safer_steer.actors.local.cache import SlotCache
 from safer_steer.actors.local.linear import OneDnnLinear
 
 ROWS = 32
 """The number of rows the layout is chosen for; others work as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass of B rows, L new tokens each, padded in front, over a cache that was aimed (`SlotCache.aim`) at S columns.
+
+    `ids` (B, L), `visible` (B, L, S) says which columns each token sees, `positions` (B, L) or (3, B, L); `images` are
+    the tensors of the pictures among the ids.
+    """
+
+    ids: Tensor
+    visible: Tensor
+    positions: Tensor
+    images: dict[str, Tensor]
+    cache: SlotCache
 
 
 class PackedWeights:
@@ -26,7 +43,7 @@ class PackedWeights:
     Not `enabled`, it only watches whether they have changed.
     """
 
-    def __init__(self, model: nn.Module, *, enabled: bool = True) -> None:
+    def __init__(self, model: Any, *, enabled: bool = True) -> None:
         self._model, self._enabled = model, enabled
         self._seen: list[tuple[int, int, float]] = []
         self._forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
@@ -42,6 +59,10 @@ class PackedWeights:
         if self._enabled:
             with torch.no_grad():
                 self._forwards = [(layer, _packed(layer)) for layer in _layers(self._model)]
+        self._note()
+
+    def _note(self) -> None:
+        """These are the weights that were packed."""
         self._seen = _fingerprint(self._model)
 
     def drop(self) -> None:
@@ -58,6 +79,20 @@ class PackedWeights:
         finally:
             for layer, _ in self._forwards:
                 del layer.forward
+
+    def run(self, asked: Pass) -> Tensor:
+        """(B, vocabulary) logits after each row's last token."""
+        output = self._model(
+            input_ids=asked.ids,
+            attention_mask=asked.visible[:, None],
+            position_ids=asked.positions,
+            past_key_values=asked.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **asked.images,
+        )
+        result: Tensor = output.logits[:, -1]
+        return result
 
 
 def _fingerprint(model: nn.Module) -> list[tuple[int, int, float]]:
@@ -88,14 +123,31 @@ def _is_plain_lora(module: Any) -> bool:
     return not module.lora_variant
 
 
-def _packed(layer: Any) -> Callable[[Tensor], Tensor]:
+def is_linear(module: Any) -> bool:
+    """Whether `effective` knows what the module computes."""
+    return isinstance(module, OneDnnLinear) or _is_plain_lora(module)
+
+
+def effective(layer: Any) -> tuple[Tensor, Tensor | None]:
+    """The weight of a linear layer with its adapters merged in, and its bias."""
     base = layer if isinstance(layer, OneDnnLinear) else layer.base_layer
-    weight, bias = base.weight.detach(), base.bias
+    weight: Tensor = base.weight.detach()
     if base is not layer and not layer.disable_adapters and not layer.merged:
         for adapter in layer.active_adapters:
             if adapter in layer.lora_A:
                 weight = weight + layer.get_delta_weight(adapter)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.clone(), ROWS)
+    return weight, base.bias
+
+
+def packed_matrix(weight: Tensor) -> Tensor:
+    """A packed copy of a weight (out, in)."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.clone(), ROWS)
+    return packed
+
+
+def _packed(layer: Any) -> Callable[[Tensor], Tensor]:
+    weight, bias = effective(layer)
+    packed = packed_matrix(weight)
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
