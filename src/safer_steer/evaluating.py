@@ -6,18 +6,20 @@ from pathlib import Path
 
 from safer_steer.actors.adaptive import AdaptiveUser
 from safer_steer.actors.judging import parse_judge_spec
-from safer_steer.actors.spec import model_print, parse_spec
+from safer_steer.actors.recalling import RecallingAssistant
+from safer_steer.actors.spec import SpecKind, model_print, parse_spec
 from safer_steer.actors.specs import Seating
-from safer_steer.bench.books import done_keys, outcomes
+from safer_steer.bench.books import done_dialogues, done_keys, outcomes
 from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, unscored_share
 from safer_steer.bench.lacking import lacking
-from safer_steer.bench.suites import read_suite, suite_print
+from safer_steer.bench.remark import remark
+from safer_steer.bench.suites import Suite, read_suite, suite_print
 from safer_steer.config import Recipe
 from safer_steer.errors import ConfigError, Incomplete, TooMuchUnscored
 from safer_steer.progress import Reporter
 from safer_steer.prompts import read_prompt
 from safer_steer.run_folder import RunFolder
-from safer_steer.seats import ScriptUser, UserActor
+from safer_steer.seats import Assistant, ScriptUser, UserActor
 from safer_steer.store import fingerprint
 
 
@@ -57,6 +59,12 @@ def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> tuple[str, di
     return whole, {name: fingerprint(value) for name, value in named.items()}
 
 
+def suite_of(recipe: Recipe, run: RunFolder) -> Suite:
+    """The recipe's suite, its images in the run's store."""
+    settings = recipe.eval
+    return read_suite(settings.suite, run.images, settings.limit, skip_bad_rows=settings.skip_bad_rows)
+
+
 async def evaluate(
     recipe: Recipe,
     seats: Seating,
@@ -67,20 +75,21 @@ async def evaluate(
     report: Reporter,
     *,
     name: str | None = None,
+    recall: Path | None = None,
 ) -> Summary:
-    """Evaluate the model `spec` into `folder` and write its report; resumes. See `bench.evaluate.run_eval`."""
-    from safer_steer.actors.chat import Sampling
+    """Evaluate the model `spec` into `folder` and write its report; resumes. See `bench.evaluate.run_eval`.
 
-    settings = recipe.eval
-    suite = read_suite(settings.suite, run.images, settings.limit, skip_bad_rows=settings.skip_bad_rows)
+    `recall` is the run's static evaluation of the same model: its answers are taken over where they may be.
+    """
+    settings, suite = recipe.eval, suite_of(recipe, run)
     if suite.skips.rows:
         report.note(suite.skips.told(settings.suite))
     safety, helpfulness = suite.pass_marks(settings.safety_pass, settings.help_pass)
     settings = settings.model_copy(update={"safety_pass": safety, "help_pass": helpfulness})
-    sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+    model = _model(recipe, seats, spec, recall)
     user: UserActor = AdaptiveUser(seats.tutor(proposes=True)) if protocol == "adaptive" else ScriptUser()
     evaluation = Evaluation(
-        model=seats.assistant(spec, sampling),
+        model=model,
         judge=seats.judge(),
         user=user,
         scripts=suite.scripts,
@@ -98,12 +107,40 @@ async def evaluate(
         target.claim("", *evaluation_inputs(recipe, spec, protocol))  # only now: a typo claims no folder
         seats.memory.open_ledger(folder / "calls.jsonl")
         summary = await run_eval(evaluation, settings, Session(_room(recipe, seats, spec), report, seats.spent))
+        if recall is not None and isinstance(model, RecallingAssistant) and model.recalled:
+            report.note(f"eval {folder.name}: {model.recalled} answers recalled from {recall.name}")
         from safer_steer.report import write_eval_report
 
         write_eval_report(folder, run.images)
     if told := seats.retries_told():
         report.note(told)
     return summary
+
+
+def _model(recipe: Recipe, seats: Seating, spec: str, recall: Path | None) -> Assistant:
+    """The model under test in its seat, with what it may recall of the static evaluation in `recall`."""
+    from safer_steer.actors.chat import Sampling
+
+    sampling = Sampling(temperature=recipe.eval.temperature, max_tokens=recipe.eval.max_tokens)
+    assistant = seats.assistant(spec, sampling)
+    if recall is None or not _may_recall(recipe, spec, recall):
+        return assistant
+    return RecallingAssistant(assistant, done_dialogues(recall))
+
+
+def _may_recall(recipe: Recipe, spec: str, static: Path) -> bool:
+    """Whether answers of the static evaluation in that folder stand for what the model would write now.
+
+    Only greedy ones of a model in this process: a server is not bound to repeat itself, and the offline cast's cost
+    nothing. And only where the evaluation came to its end and was begun with this recipe, model and suite.
+    """
+    if recipe.eval.temperature > 0 or parse_spec(spec).kind not in (SpecKind.EMBEDDED, SpecKind.LOCAL):
+        return False
+    folder = RunFolder(static)
+    if folder.finished("") is None:
+        return False
+    inputs, _ = evaluation_inputs(recipe, spec, "static")
+    return folder.claimed("") == inputs
 
 
 def _room(recipe: Recipe, seats: Seating, spec: str) -> int:
@@ -132,3 +169,22 @@ def too_much_unscored(
         return Incomplete(what, where=folder, hint="the same command tries these again")
     again = f"; the same command tries {found.away} turns again" if found.away else ""
     return TooMuchUnscored(what, where=folder, hint=f"eval.max_unscored_share is the limit{again}")
+
+
+def counted(recipe: Recipe, run: RunFolder, folder: Path, report: Reporter) -> Summary | None:
+    """A finished evaluation's figures under the recipe's pass marks; `None` where they were deleted."""
+    from safer_steer.report import write_eval_report
+    from safer_steer.report.results import read_summary
+
+    if not (folder / "summary.json").is_file():
+        return None
+    summary, settings = read_summary(folder), recipe.eval
+    marks = (settings.safety_pass, settings.help_pass)
+    if marks == (summary.of.safety_pass, summary.of.help_pass):
+        return summary
+    marks = suite_of(recipe, run).pass_marks(*marks)  # of a single-turn suite the paper's, whatever the recipe says
+    if marks != (summary.of.safety_pass, summary.of.help_pass):
+        summary = remark(folder, summary, *marks)
+        write_eval_report(folder, run.images)
+        report.note(f"{folder.name}: counted again, safety pass {marks[0]:g}, helpfulness pass {marks[1]:g}")
+    return summary

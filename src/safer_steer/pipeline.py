@@ -14,9 +14,7 @@ from safer_steer.actors.spec import SpecKind, parse_spec
 from safer_steer.actors.specs import Seating
 from safer_steer.asked import stage_print, whole_print
 from safer_steer.bench.books import outcomes, same_images
-from safer_steer.bench.evaluate import Summary
-from safer_steer.bench.remark import remark
-from safer_steer.bench.suites import Suite, check_suite, from_files, read_suite
+from safer_steer.bench.suites import check_suite, from_files
 from safer_steer.bootstrap import bootstrap, scripts_for
 from safer_steer.config import Recipe, Start
 from safer_steer.construct.stage import construct
@@ -24,8 +22,10 @@ from safer_steer.dialogue import Script
 from safer_steer.errors import Incomplete, StageError, TooMuchUnscored
 from safer_steer.evaluating import (
     check_seats,
+    counted,
     evaluate,
     evaluation_inputs,
+    suite_of,
     too_much_unscored,
 )
 from safer_steer.measured import measure, release_memory
@@ -202,7 +202,7 @@ class Pipeline:
         """
         self._after("grpo")
         lacking: dict[str, StageError] = {}
-        scripts = self._suite().scripts if from_files(self.recipe.eval.suite) else ()
+        scripts = suite_of(self.recipe, self.run).scripts if from_files(self.recipe.eval.suite) else ()
         for model, protocol in product(MODELS, PROTOCOLS):
             name = f"{model}-{protocol}"
             try:
@@ -216,14 +216,13 @@ class Pipeline:
             told = "; ".join(f"{name}: {error.what}" for name, error in lacking.items())
             raise kind(told, where=self.run.root / "eval", hint=hint)
 
-    def _suite(self) -> Suite:
-        settings = self.recipe.eval
-        return read_suite(settings.suite, self.run.images, settings.limit, skip_bad_rows=settings.skip_bad_rows)
-
     def _evaluation(
         self, model: str, protocol: str, scripts: Sequence[Script]
     ) -> Callable[[Seating], Awaitable[dict[str, Any]]]:
-        """One evaluation of the run; a finished one must have been played with the images of `scripts`, if any."""
+        """One evaluation of the run; a finished one must have been played with the images of `scripts`, if any.
+
+        An adaptive one may recall what the static one of the model, played before it, wrote.
+        """
 
         async def work(seats: Seating) -> dict[str, Any]:
             folder = self.run.root / "eval" / f"{model}-{protocol}"
@@ -235,34 +234,19 @@ class Pipeline:
                 look = same_images(scripts, folder)
                 for rollout in outcomes(folder):
                     look(rollout)
-            summary = None if done is None else self._counted(folder)
+            summary = None if done is None else counted(self.recipe, self.run, folder, self.report)
             if done is None or summary is None or too_much_unscored(summary, self.recipe, folder):
                 done = None
                 self.run.reopen(f"eval/{name}")
-                summary = await evaluate(self.recipe, seats, self.run, spec, folder, protocol, self.report, name=model)
+                static = folder.with_name(f"{model}-static") if protocol == "adaptive" else None
+                summary = await evaluate(
+                    self.recipe, seats, self.run, spec, folder, protocol, self.report, name=model, recall=static
+                )
             if problem := too_much_unscored(summary, self.recipe, folder):
                 raise problem
             return summary.overall.counts.model_dump() if done is None else done
 
         return work
-
-    def _counted(self, folder: Path) -> Summary | None:
-        """A finished evaluation's figures under the recipe's pass marks; `None` where they were deleted."""
-        from safer_steer.report import write_eval_report
-        from safer_steer.report.results import read_summary
-
-        if not (folder / "summary.json").is_file():
-            return None
-        summary, settings = read_summary(folder), self.recipe.eval
-        marks = (settings.safety_pass, settings.help_pass)
-        if marks == (summary.of.safety_pass, summary.of.help_pass):
-            return summary
-        marks = self._suite().pass_marks(*marks)  # of a single-turn suite the paper's, whatever the recipe says
-        if marks != (summary.of.safety_pass, summary.of.help_pass):
-            summary = remark(folder, summary, *marks)
-            write_eval_report(folder, self.run.images)
-            self.report.note(f"{folder.name}: counted again, safety pass {marks[0]:g}, helpfulness pass {marks[1]:g}")
-        return summary
 
     def write_report(self) -> Path:
         """`report.html` and `summary.json` at the run's root."""

@@ -77,6 +77,11 @@ class RunFolder:
             what = " and ".join(f"another {part}" for part in other) if other else "another recipe"
             raise StorageError(f"this stage was begun with {what}", where=self.root / name, hint=hint)
 
+    def claimed(self, name: str) -> str | None:
+        """The fingerprint that a stage's folder is bound to, or `None` while nobody claimed it."""
+        found = self._read(self.root / name / "inputs.json")
+        return None if found is None else found.get("inputs")
+
     def finished(self, name: str) -> dict[str, Any] | None:
         """What `finish` recorded, or `None` while the stage is not done."""
         return self._read(self.root / name / "stage.json")

@@ -186,10 +186,32 @@ def _key(line: bytes, path: Path, number: int, *, fault: bool) -> tuple[str, int
 
 def done_keys(folder: Path) -> set[str]:
     """The dialogues that stand in the folder as done; none where it holds no whole journal."""
+    return set(_done_places(folder))
+
+
+def done_dialogues(folder: Path) -> Callable[[str], Rollout | None]:
+    """A look-up, by key, of the dialogues that stand in the folder as done; only their places are held in memory.
+
+    One raises `StorageError` for a line that is no dialogue.
+    """
+    path, places = folder / "rollouts.jsonl", _done_places(folder)
+
+    def find(key: str) -> Rollout | None:
+        place = places.get(key)
+        if place is None:
+            return None
+        with disk_errors(path), path.open("rb") as lines:
+            lines.seek(place.start)
+            return parse_record(lines.readline(), Rollout, path, place.number)
+
+    return find
+
+
+def _done_places(folder: Path) -> dict[str, _Place]:
     try:
-        return set(_places(folder / "rollouts.jsonl", fault=False))
+        return _places(folder / "rollouts.jsonl", fault=False)
     except StorageError:
-        return set()
+        return {}
 
 
 def without_words(rollout: Rollout, verdicts: dict[str, Verdict]) -> Rollout:

@@ -17,7 +17,8 @@ class Spent(Record):
     """Tokens and seconds of the model under test; the judge's and the tutor's calls are not in it.
 
     `untold` answers came without token counts: the sums are of the others. `median_seconds` and `p95_seconds` are
-    of one answer, from sending to the whole reply; `None` where no answer has a time.
+    of one answer, from sending to the whole reply; `None` where no answer has a time. An answer that was recalled from
+    another evaluation (`actors.recalling`) is one of `answers` and adds nothing else.
     """
 
     answers: Count
