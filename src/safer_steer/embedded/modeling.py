@@ -74,7 +74,8 @@ class SteerVLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         for part in (self.vision_tower, self.projector):
             yield from part.parameters()
             yield from part.buffers()
-        yield self.get_input_embeddings().weight
+        table: Any = self.get_input_embeddings()
+        yield table.weight
 
     def _look(self, pixel_values: Tensor) -> Tensor:
         with torch.no_grad():

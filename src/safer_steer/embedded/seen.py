@@ -55,6 +55,6 @@ class SeenPictures:
         if now != self._seen:
             digest = hashlib.sha256()
             for weight in weights:
-                digest.update(weight.detach().contiguous().flatten().view(torch.uint8).numpy())
+                digest.update(weight.detach().contiguous().flatten().view(torch.uint8).numpy().data)
             self._seen, self._digest = now, digest.digest()
         return self._digest

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from safer_steer.actors.cores import take_share
-from safer_steer.actors.local import log_policy
+from safer_steer.actors.local import log_policy, product
 from safer_steer.train.batch import Tokens
 
 CHUNK = 512
@@ -39,8 +39,9 @@ def token_logprobs(
 ) -> Tensor:
     """(N,) log-probabilities of the assistant's tokens under `softmax(logits / temperature)` without `banned`.
 
-    The language model's head sees only the N positions that predict them, `CHUNK` at a time; their logits are
-    computed again on the way back instead of being kept. `owner` has the head where `model` is wrapped.
+    The language model's head sees only the N positions that predict them, `CHUNK` at a time, and no logits are kept
+    for the way back: a head that does not learn makes the gradient at once, another one computes them again.
+    `owner` has the head where `model` is wrapped.
     """
     take_share()
     head = _head(model if owner is None else owner)
@@ -51,9 +52,42 @@ def token_logprobs(
         return log_policy(head(states), temperature, nowhere).gather(-1, ids[:, None])[:, 0]
 
     chunks = zip(hidden.split(CHUNK), tokens.next_ids.split(CHUNK), strict=True)
+    if torch.is_grad_enabled() and owner is None and _is_fixed(head):  # a wrapper may keep weights in pieces
+        scores = [_FixedHead.apply(states, ids, head.weight, temperature, nowhere) for states, ids in chunks]
+        return torch.cat(scores)
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(score, states, ids, use_reentrant=False) for states, ids in chunks])
     return torch.cat([score(states, ids) for states, ids in chunks])
+
+
+class _FixedHead(torch.autograd.Function):
+    """(n,) log-probabilities of `ids` (n,) from `states` (n, width) through a head `weight` (vocabulary, width) that
+    does not learn.
+
+    The gradient towards a state depends on its own logits alone, ∂ log π(i) / ∂h = (w_i − Σ_j π(j)·w_j) / temperature,
+    so it is made while they are there and only scaled on the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, ids: Tensor, weight: Tensor, temperature: float, banned: Tensor) -> Tensor:
+        policy = log_policy(product(states, weight), temperature, banned)
+        scores = policy.gather(-1, ids[:, None])[:, 0]
+        if ctx.needs_input_grad[0]:
+            expected = product(policy.exp_(), weight.t())
+            ctx.save_for_backward((weight[ids] - expected) / temperature)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (towards_states,) = ctx.saved_tensors
+        return gradients[0][:, None] * towards_states, None, None, None, None
+
+
+def _is_fixed(head: Any) -> bool:
+    """Whether the head is a plain matrix in fp32 that does not learn."""
+    if not isinstance(head, nn.Linear) or head.bias is not None or torch.is_autocast_enabled(head.weight.device.type):
+        return False
+    return not head.weight.requires_grad and head.weight.dtype is torch.float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from safer_steer.train.checkpoint import Checkpoint, journal_until
 from safer_steer.train.export import save_merged
 from safer_steer.train.loss import token_logprobs
 from safer_steer.train.memory import announcement
+from safer_steer.train.merged import merged_adapters
 from safer_steer.train.policy import Policy, descend
 from safer_steer.train.rates import rate_share, set_rate
 from safer_steer.weights import weights_print
@@ -197,11 +198,12 @@ def update(
     """One optimiser step on the mean loss over the batch's answer tokens; returns it and the gradient's norm."""
     optimizer.zero_grad(set_to_none=True)
     total, summed = answer_tokens(batch), 0.0
-    for part in micro_batches(batch, micro_batch):
-        tokens = tokens_of(part, tokenizer, policy.device)
-        loss = -token_logprobs(policy.model, tokens).sum() / total
-        loss.backward()
-        summed += float(loss.detach())
+    with merged_adapters(policy.model):
+        for part in micro_batches(batch, micro_batch):
+            tokens = tokens_of(part, tokenizer, policy.device)
+            loss = -token_logprobs(policy.model, tokens).sum() / total
+            loss.backward()
+            summed += float(loss.detach())
     return summed, descend(policy, optimizer, MAX_GRAD_NORM, STAGE)
 
 

@@ -14,6 +14,7 @@ from safer_steer.config import GrpoConfig, OldPolicy
 from safer_steer.reward import dialogue_weights
 from safer_steer.train.batch import Tokens, answer_tokens, micro_batches, tokens_of
 from safer_steer.train.loss import PolicyLoss, policy_loss, token_logprobs
+from safer_steer.train.merged import merged_adapters
 from safer_steer.train.policy import Policy, descend
 from safer_steer.train.trajectory import Group, Trajectory
 from safer_steer.train.trunk import Trunk
@@ -132,20 +133,21 @@ class Updater:
         norm, and the log-probabilities as they were before it."""
         self._optimizer.zero_grad(set_to_none=True)
         results, before = [], []
-        for place, part in enumerate(parts):
-            with self._trunk.replaying(part.trunk):
-                logprobs = self._logprobs(self._policy.model, part.tokens)
-            before.append(logprobs.detach())
-            result = policy_loss(
-                logprobs,
-                before[-1] if old is None else old[place],
-                part.reference,
-                part.advantages,
-                part.weights,
-                clip=self._config.clip,
-                beta=self._config.beta,
-            )
-            result.loss.backward()
-            results.append(replace(result, loss=result.loss.detach()))
+        with merged_adapters(self._policy.model):
+            for place, part in enumerate(parts):
+                with self._trunk.replaying(part.trunk):
+                    logprobs = self._logprobs(self._policy.model, part.tokens)
+                before.append(logprobs.detach())
+                result = policy_loss(
+                    logprobs,
+                    before[-1] if old is None else old[place],
+                    part.reference,
+                    part.advantages,
+                    part.weights,
+                    clip=self._config.clip,
+                    beta=self._config.beta,
+                )
+                result.loss.backward()
+                results.append(replace(result, loss=result.loss.detach()))
         norm = descend(self._policy, self._optimizer, self._config.max_grad_norm, "grpo")
         return results, norm, before

@@ -155,7 +155,7 @@ def _inner(model: Any) -> nn.Module:
 
 def decoder_of(model: nn.Module) -> LlamaModel | None:
     """The Llama inside, if the fused pass computes just what the model would: fp32 on the CPU, through oneDNN."""
-    inner = _inner(model)
+    inner: Any = _inner(model)
     if type(inner) not in (LlamaForCausalLM, SteerVLMForConditionalGeneration):
         return None
     decoder = next(module for module in inner.modules() if isinstance(module, LlamaModel))

@@ -16,6 +16,13 @@ SMALLEST = 64 * 64
 """Layers with fewer weights than this (LoRA factors of tiny models) gain nothing and stay as they are."""
 
 
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """`x @ weight.T`, through oneDNN where it pays; no gradients."""
+    if torch.backends.mkldnn.is_available() and weight.numel() >= SMALLEST and _fits(x) and _fits(weight):
+        return _product(x, weight)
+    return x @ weight.t()
+
+
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias`; strided inputs are read where they lie."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

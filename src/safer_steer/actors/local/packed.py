@@ -24,7 +24,7 @@ ROWS = 32
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass of B rows, L new tokens each, padded in front, over a cache that was aimed (`SlotCache.aim`) at S columns.
+    """One pass of B rows, L new tokens each, padded in front, over a cache aimed (`SlotCache.aim`) at S columns.
 
     `ids` (B, L), `visible` (B, L, S) says which columns each token sees, `positions` (B, L) or (3, B, L); `images` are
     the tensors of the pictures among the ids.
@@ -109,14 +109,14 @@ def _layers(model: nn.Module) -> Iterator[nn.Module]:
     for module in model.modules():
         if module in inside:
             continue
-        if _is_plain_lora(module):
+        if is_plain_lora(module):
             inside.update(module.modules())
             yield module
         elif isinstance(module, OneDnnLinear):
             yield module
 
 
-def _is_plain_lora(module: Any) -> bool:
+def is_plain_lora(module: Any) -> bool:
     """Whether the module is a linear layer with ordinary LoRA adapters, `W x + Σ B A x · scale` (PEFT's names)."""
     if not hasattr(module, "get_delta_weight") or not isinstance(module.base_layer, OneDnnLinear):
         return False
@@ -125,7 +125,7 @@ def _is_plain_lora(module: Any) -> bool:
 
 def is_linear(module: Any) -> bool:
     """Whether `effective` knows what the module computes."""
-    return isinstance(module, OneDnnLinear) or _is_plain_lora(module)
+    return isinstance(module, OneDnnLinear) or is_plain_lora(module)
 
 
 def effective(layer: Any) -> tuple[Tensor, Tensor | None]:
