@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +188,49 @@ def test_gradient_reaches_projector_and_language_model(tiny: SteerVLMForConditio
     assert float(tiny.projector.offset.grad.abs().sum()) > 0
     assert float(tiny.language_model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum()) > 0
     assert all(p.grad is None for p in tiny.vision_tower.parameters())
+
+
+def test_a_picture_is_looked_at_once_until_the_weights_change(
+    tiny: SteerVLMForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    def look(self: SteerVLMForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
+        looked.append(len(pixels))
+        return pixels.mean((1, 2, 3))[:, None, None] + self.projector.frame.sum().expand(len(pixels), TOKENS, 32)
+
+    monkeypatch.setattr(SteerVLMForConditionalGeneration, "_look", look)
+    monkeypatch.setattr("safer_steer.embedded.seen._kept", OrderedDict())
+    model, other = copy.deepcopy(tiny), copy.deepcopy(tiny)
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        first = model.get_image_features(pixels)
+        again = model.get_image_features(pixels.flip(0))
+        assert torch.equal(first, again.flip(0)) and not torch.equal(first[0], first[1])
+        assert torch.equal(other.get_image_features(pixels), first)  # a model with the same weights
+    assert looked == [1, 1]
+    with torch.no_grad():
+        model.projector.frame.add_(1.0)
+        moved = model.get_image_features(pixels)
+    assert looked == [1, 1, 1, 1] and not torch.equal(moved, first)
+    assert torch.equal(other.get_image_features(pixels).detach(), first)  # its projector learns: it has to look
+    assert looked == [1, 1, 1, 1, 2]
+    other.projector.requires_grad_(False)
+    features = other.get_image_features(pixels)  # kept from an inference pass, and fit for a training pass
+    (features * torch.ones(1, requires_grad=True)).sum().backward()
+    assert looked == [1, 1, 1, 1, 2]
+
+
+def test_only_so_many_pictures_are_remembered(
+    tiny: SteerVLMForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: OrderedDict[tuple[bytes, bytes], torch.Tensor] = OrderedDict()
+    monkeypatch.setattr("safer_steer.embedded.seen._kept", kept)
+    monkeypatch.setattr("safer_steer.embedded.seen.KEPT", 2)
+    with torch.inference_mode():
+        for number in range(4):
+            tiny.get_image_features(torch.full((1, 3, 64, 64), number / 4))
+            assert len(kept) == min(number + 1, 2)
 
 
 def test_training_mode_does_not_move_the_image(tiny: SteerVLMForConditionalGeneration) -> None:

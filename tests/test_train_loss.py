@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from safer_steer.actors.local import DialogueTokenizer, LocalModel
+from safer_steer.actors.local import DialogueTokenizer, LocalModel, linear
 from safer_steer.config import GrpoConfig, LoraConfig, OldPolicy
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.reward import Normalise, dialogue_weights
 from safer_steer.train.batch import micro_batches, tokens_of
 from safer_steer.train.export import save_merged
 from safer_steer.train.loss import kl_k3, policy_loss, token_logprobs
+from safer_steer.train.merged import merged_adapters
 from safer_steer.train.policy import Policy, descend, lora_targets
 from safer_steer.train.sft import Example
 from safer_steer.train.trajectory import Group, Trajectory
@@ -121,6 +122,65 @@ def test_loss_and_gradient_equal_the_plain_implementation(micro_batch: int, targ
         assert parameter.grad is not None
         assert torch.allclose(parameter.grad, gradient, atol=1e-6)
     assert done.kl > 0 and done.tokens == 12
+
+
+@pytest.mark.parametrize("targets", [EVERY, UPPER])
+def test_merged_adapters_give_the_loss_and_gradient_of_separate_ones(
+    monkeypatch: pytest.MonkeyPatch, targets: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(linear, "SMALLEST", 1)
+    policy = Policy(tiny_student(), tiny_processor(), LORA.model_copy(update={"targets": targets}))
+    stir(policy)
+    tokens = tokens_of(trajectories(), DialogueTokenizer.of(policy.processor), policy.device)
+    weights = torch.linspace(-1, 1, len(tokens.next_ids))
+
+    def told() -> tuple[Tensor, list[Tensor]]:
+        logprobs = token_logprobs(policy.model, tokens, temperature=0.9, banned=torch.tensor([1, 3]))
+        gradients = torch.autograd.grad((logprobs * weights).sum(), list(policy.trainable.values()))
+        return logprobs.detach(), list(gradients)
+
+    separate, expected = told()
+    with merged_adapters(policy.model):
+        merged, gradients = told()
+        adapted = [module for module in policy.model.modules() if "forward" in vars(module)]
+    assert len(adapted) == len(policy.trainable) // 2  # each layer learns two factors, and every layer was merged
+    assert torch.allclose(merged, separate, atol=1e-5) and not torch.equal(merged, separate)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert not [module for module in policy.model.modules() if "forward" in vars(module)]
+
+
+def test_only_plain_adapters_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "SMALLEST", 1)
+    policy = Policy(tiny_student(), tiny_processor(), LORA.model_copy(update={"targets": UPPER}))
+    layer = next(module for module in policy.model.modules() if hasattr(module, "lora_dropout"))
+    layer.lora_dropout["default"] = nn.Dropout(0.5)
+    with policy.reference() as reference, merged_adapters(reference):  # switched off, there is nothing to merge
+        assert not [module for module in reference.modules() if "forward" in vars(module)]
+    with merged_adapters(policy.model):
+        assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_head_that_learns_gets_its_gradient_and_a_fixed_one_is_not_computed_again(
+    monkeypatch: pytest.MonkeyPatch, learns: bool
+) -> None:
+    monkeypatch.setattr("safer_steer.train.loss.CHUNK", 5)
+    policy = Policy(tiny_student(), tiny_processor(), LORA)
+    stir(policy)
+    head = policy.model.get_output_embeddings()  # type: ignore[operator]
+    head.weight.requires_grad_(learns)
+    tokens = tokens_of(trajectories(), DialogueTokenizer.of(policy.processor), policy.device)
+    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    logits = policy.model(input_ids=tokens.ids).logits[:, :-1][tokens.targets] / 0.7
+    plain = torch.log_softmax(logits, -1).gather(-1, tokens.next_ids[:, None])[:, 0]
+    expected = torch.autograd.grad(plain.square().sum(), parameters)
+    ours = token_logprobs(policy.model, tokens, temperature=0.7)
+    found = torch.autograd.grad(ours.square().sum(), parameters)
+    assert torch.allclose(ours, plain, atol=1e-5)
+    assert any(p is head.weight for p in parameters) is learns
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-4, rtol=1e-3)
 
 
 def test_the_gradient_at_the_sampling_policy_is_the_papers(policy: Policy) -> None:
