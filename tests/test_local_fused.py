@@ -18,7 +18,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from safer_steer.actors.chat import Message, Role, Sampling
-from safer_steer.actors.local import LocalModel, linear, use_onednn
+from safer_steer.actors.local import LocalModel, fused, linear, use_onednn
 from safer_steer.actors.local.cache import SlotCache
 from safer_steer.actors.local.fused import FusedWeights, decoder_of, weights_of
 from safer_steer.actors.local.packed import PackedWeights, Pass
@@ -160,10 +160,18 @@ def test_other_models_write_with_transformers(model: nn.Module) -> None:
     assert type(weights_of(model, pack=True)) is PackedWeights
 
 
-def test_without_packing_nothing_is_copied() -> None:
+def test_without_packing_or_a_build_that_can_nothing_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     student = tiny_student()
     use_onednn(student)
     assert type(weights_of(student, pack=False)) is PackedWeights
+
+    def refuse(*args: object) -> None:
+        raise RuntimeError("this build has no such product")
+
+    monkeypatch.setattr(fused, "_PACK", refuse)
+    fused.available.cache_clear()
+    assert type(weights_of(student, pack=True)) is PackedWeights
+    fused.available.cache_clear()
 
 
 def test_a_dialogue_with_a_picture_is_written_the_same(tmp_path: Path) -> None:

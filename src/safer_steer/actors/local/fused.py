@@ -10,6 +10,7 @@ are paired for it when they are packed), and the heads that share keys stand in 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -172,8 +173,18 @@ def decoder_of(model: nn.Module) -> LlamaModel | None:
     return decoder if plain and whole and decoder.config.head_dim % 2 == 0 else None
 
 
+@cache
+def available() -> bool:
+    """Whether this build of torch multiplies by packed fp16 weights: those for x86 do."""
+    try:
+        _TIMES(torch.zeros(1, 8), _PACK(torch.zeros(8, 8), None))
+    except RuntimeError:
+        return False
+    return True
+
+
 def weights_of(model: nn.Module, *, pack: bool) -> PackedWeights:
     """How `model` writes fastest; without `pack`, how it writes without a copy of its weights."""
-    if pack and decoder_of(model) is not None:
+    if pack and decoder_of(model) is not None and available():
         return FusedWeights(model)
     return PackedWeights(model, enabled=pack)
