@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from command import Server, call, entry, evaluation, run, serving, write_suite
+from command import Server, call, entry, evaluation, serving, write_suite
 
 Capture = pytest.CaptureFixture[str]
 
@@ -156,13 +156,13 @@ def test_a_missing_key_is_said_before_anything_is_sent(
     assert "OPENAI_API_KEY" in message and "https://models.example.org/v1" in message
 
 
-def test_an_unreachable_endpoint_names_its_address(tmp_path: Path) -> None:
+def test_an_unreachable_endpoint_names_its_address(tmp_path: Path, capsys: Capture) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         server = Server()
         server.url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         suite = write_suite(tmp_path)
-        message = fault(run(*evaluation(server, suite, tmp_path / "out")))
+        message = fault(call(capsys, *evaluation(server, suite, tmp_path / "out")))
     assert server.url in message and "is the server up" in message
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from command import Server, call, run, serving, write_suite
+from command import Server, call, serving, write_suite
+
+Capture = pytest.CaptureFixture[str]
 
 
 class Bench(Server):
@@ -21,16 +23,14 @@ class Bench(Server):
         return "I cannot grade this." if body["model"] == "prude" else super().reply(body)
 
 
-def evaluate(
-    tmp_path: Path, server: Bench, judge: str, capsys: pytest.CaptureFixture[str] | None = None
-) -> tuple[int, dict[str, Any], str]:
+def evaluate(tmp_path: Path, server: Bench, judge: str, capsys: Capture) -> tuple[int, dict[str, Any], str]:
     out, model = tmp_path / "out", f"openai:m@{server.url}"
     command = ("eval", "--model", model, "--judge", judge, "--suite", write_suite(tmp_path), "--out", out)
-    code, _, err = run(*command) if capsys is None else call(capsys, *command)
+    code, _, err = call(capsys, *command)
     return code, json.loads((out / "summary.json").read_text()), err
 
 
-def test_a_guard_judges_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_guard_judges_an_evaluation(tmp_path: Path, capsys: Capture) -> None:
     with serving(Bench()) as server:
         code, found, err = evaluate(tmp_path, server, f"llama-guard-3:guard@{server.url}", capsys)
     assert code == 0, err
@@ -47,9 +47,7 @@ def test_a_guard_judges_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixt
     assert found["counts"]["unscored"] == 0 and (tmp_path / "out" / "report.html").exists()
 
 
-def test_a_panel_judges_an_evaluation_and_what_its_members_leave_out_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_panel_judges_an_evaluation_and_what_its_members_leave_out_is_told(tmp_path: Path, capsys: Capture) -> None:
     with serving(Bench()) as server:
         judge = f"panel:[2*openai:judge@{server.url}, openai:prude@{server.url}, llama-guard-3:guard@{server.url}]"
         code, found, err = evaluate(tmp_path, server, judge, capsys)
@@ -66,10 +64,10 @@ def test_a_panel_judges_an_evaluation_and_what_its_members_leave_out_is_told(
     )
 
 
-def test_a_panel_without_a_quorum_is_unscored_and_the_command_says_so(tmp_path: Path) -> None:
+def test_a_panel_without_a_quorum_is_unscored_and_the_command_says_so(tmp_path: Path, capsys: Capture) -> None:
     with serving(Bench()) as server:
         judge = f"panel:[openai:judge@{server.url}, openai:prude@{server.url}]"
-        code, found, err = evaluate(tmp_path, server, judge)
+        code, found, err = evaluate(tmp_path, server, judge, capsys)
     assert code == 3 and "unscored" in err
     assert found["unscored_reasons"] == {"no_quorum": found["counts"]["turns"]}
     assert found["pass_rates"] == {"safety": None, "helpfulness": None}

@@ -55,18 +55,20 @@ def test_a_single_turn_suite_passes_at_three_and_says_so(tmp_path: Path, capsys:
     assert [block["type"] for block in body] == ["image_url", "text"]
 
 
-def test_a_bad_row_stops_everything_before_anybody_is_asked_unless_it_may_be_skipped(tmp_path: Path) -> None:
+def test_a_bad_row_stops_everything_before_anybody_is_asked_unless_it_may_be_skipped(
+    tmp_path: Path, capsys: Capture
+) -> None:
     path = released.siuo(tmp_path / "siuo")
     rows = json.loads((path / "siuo_gen.json").read_text())
     put_json(path / "siuo_gen.json", [rows[0], {**rows[1], "image": "../../etc/passwd"}, {**rows[1], "question_id": 3}])
     out = tmp_path / "out"
     with serving() as server:
         arguments = evaluation(server, Path(f"siuo:{path}"), out)
-        code, _, err = run(*arguments)
+        code, _, err = call(capsys, *arguments)
         assert code == 1 and err.count("\n") == 1
         assert err.startswith(f"error: {path}/siuo_gen.json, row 2: field 'image': '../../etc/passwd': lies outside")
         assert not server.bodies and not (out / "summary.json").exists()
-        code, printed, err = run(*arguments, "--skip-bad-rows")
+        code, printed, err = call(capsys, *arguments, "--skip-bad-rows")
         assert code == 0, err
         assert len(server.asked("student")) == 2
     assert f"siuo:{path}: 1 bad row skipped, first {path}/siuo_gen.json, row 2: field 'image'" in err

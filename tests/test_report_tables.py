@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command import call, run
 from reporting import HOSTILE, evaluate, played, suite
 from safer_steer.bench.books import outcomes
 from safer_steer.bench.comparison import compare, outcome
@@ -21,12 +20,8 @@ from safer_steer.report.paper import paper_results, paper_tables, select, suites
 from safer_steer.report.tables import Table, latex, to_csv, to_latex, to_text, write_tables
 from safer_steer.run_folder import RunFolder
 
+Capture = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.filterwarnings("ignore:The confidence interval is undefined")
-
-
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "safer_steer", *(str(one) for one in arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_paper_s_headline_figures_are_there() -> None:
@@ -120,8 +115,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_compare_puts_evaluations_beside_one_another(two: tuple[Path, Path], tmp_path: Path) -> None:
-    done = command("compare", *two, "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, _, err = run("compare", *two, "--out", tmp_path)
+    assert code == 0, err
     written = json.loads((tmp_path / "summary.json").read_text())
     (pair,) = written["comparisons"]
     assert (pair["from"], pair["to"], pair["safety_pass"]["dialogues"]) == ("base", "sft", 16)
@@ -144,24 +139,24 @@ def test_compare_puts_evaluations_beside_one_another(two: tuple[Path, Path], tmp
     assert "Compared on the same dialogues" in (tmp_path / "report.html").read_text()
 
 
-def test_compare_says_what_is_wrong(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_compare_says_what_is_wrong(two: tuple[Path, Path], tmp_path: Path, capsys: Capture) -> None:
     for arguments, said in (
         ((two[0], "--out", tmp_path), "nothing to compare"),
         ((two[0], two[0], "--out", tmp_path), "leave one of the two out"),
         ((two[0], tmp_path / "none", "--out", tmp_path), "no such folder"),
         ((*two, "--out", two[0]), "choose another --out"),
     ):
-        done = command("compare", *arguments)
-        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+        code, _, err = call(capsys, "compare", *arguments)
+        assert code == 1 and said in err and "Traceback" not in err
 
 
-def test_the_paper_command_prints_its_tables() -> None:
-    done = command("paper", "--table", "3", "--size", "7B", "--format", "csv")
-    assert done.returncode == 0
-    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+def test_the_paper_command_prints_its_tables(capsys: Capture) -> None:
+    code, out, _ = call(capsys, "paper", "--table", "3", "--size", "7B", "--format", "csv")
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO(out)))
     assert (rows[0]["method"], rows[0]["average safety"], rows[-1]["average safety"]) == ("Base", "24.66", "64.89")
-    assert "24.66" in command("paper", "--table", "3", "--size", "7B").stdout
-    assert command("paper", "--table", "5").returncode == 1
+    assert "24.66" in call(capsys, "paper", "--table", "3", "--size", "7B")[1]
+    assert call(capsys, "paper", "--table", "5")[0] == 1
 
 
 def test_hostile_names_stay_text_in_every_table(tmp_path: Path) -> None:
