@@ -47,16 +47,19 @@ class Measured:
 def sparing_collector() -> Iterator[None]:
     """While thousands of requests are made: do not look through every module's objects for garbage again and again.
 
-    What exists at the start is left out of the collections, and they are rarer; both end with the block.
+    What exists at the start is left out of the collections, and they are rarer; both end with the block. Who has left
+    objects out before keeps them so: there is no thawing only one's own.
     """
-    before = gc.get_threshold()
-    gc.freeze()
+    before, thawed = gc.get_threshold(), gc.get_freeze_count() == 0
+    if thawed:
+        gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        if thawed:
+            gc.unfreeze()
 
 
 def release_memory() -> None:
