@@ -6,6 +6,7 @@ import json
 import signal
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,27 +85,51 @@ def check_whole(out: Path) -> None:
         assert record["seconds"] > 0 and record["peak_mb"] > 0, stage
 
 
-def test_the_whole_method_runs_and_a_second_run_does_nothing_again(tmp_path: Path, capsys: Capture) -> None:
-    with serving(Tutor()) as server:
-        command = ("demo", "--recipe", miniature(tmp_path, server), "--out", tmp_path / "run")
+@pytest.fixture(scope="module")
+def server() -> Iterator[Tutor]:
+    with serving(Tutor()) as served:
+        assert isinstance(served, Tutor)
+        yield served
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("straight")
+
+
+Command = tuple[str | Path, ...]
+
+
+@pytest.fixture
+def straight(place: Path, server: Tutor, capsys: Capture) -> Command:
+    """The command of a run that nothing disturbed. It is made once for the tests of this module."""
+    command = ("demo", "--recipe", place / "miniature.yaml", "--out", place / "run")
+    if not (place / "run").exists():
+        miniature(place, server)
         code, _, err = call(capsys, *command)
         assert code == 0, err
-        check_whole(tmp_path / "run")
-        asked = len(server.bodies)
-        code, _, err = call(capsys, *command)
-        assert code == 0, err
-        assert "everything is already done" in err
-        (tmp_path / "run" / "report.html").unlink()
-        code, _, err = call(capsys, *command)
-        assert code == 0, err
-        assert err.count("already done") == len(STAGES)
-        assert (tmp_path / "run" / "report.html").is_file()
-        assert len(server.bodies) == asked
-        assert call(capsys, "eval", *command[1:])[0] == 0
-        code, _, err = call(capsys, "eval", *command[1:], "--model", "scripted")
-        assert code == 1 and "is the folder of a run" in err
-        code, _, err = call(capsys, *command, "--set", "eval.limit=2")
-        assert code == 1 and "another eval.limit" in err
+        check_whole(place / "run")
+    return command
+
+
+def test_the_whole_method_runs_and_a_second_run_does_nothing_again(
+    straight: Command, server: Tutor, capsys: Capture
+) -> None:
+    out, asked = Path(straight[-1]), len(server.bodies)
+    code, _, err = call(capsys, *straight)
+    assert code == 0, err
+    assert "everything is already done" in err
+    (out / "report.html").unlink()
+    code, _, err = call(capsys, *straight)
+    assert code == 0, err
+    assert err.count("already done") == len(STAGES)
+    assert (out / "report.html").is_file()
+    assert len(server.bodies) == asked
+    assert call(capsys, "eval", *straight[1:])[0] == 0
+    code, _, err = call(capsys, "eval", *straight[1:], "--model", "scripted")
+    assert code == 1 and "is the folder of a run" in err
+    code, _, err = call(capsys, *straight, "--set", "eval.limit=2")
+    assert code == 1 and "another eval.limit" in err
 
 
 def kill_when(path: Path, *command: str | Path) -> None:
@@ -132,22 +157,25 @@ def kill_when(path: Path, *command: str | Path) -> None:
     ],
     ids=["once", "at every stage"],
 )  # fmt: skip
-def test_killed_it_goes_on_and_comes_to_the_same_end(tmp_path: Path, capsys: Capture, moments: list[str]) -> None:
-    out = tmp_path / "run"
-    judge = "scripted" if len(moments) > 1 else None
-    with serving(Tutor()) as server:
-        command = ("demo", "--recipe", miniature(tmp_path, server, judge), "--out", out)
-        for moment in moments:
-            kill_when(out / moment, *command)
-        code, _, err = call(capsys, *command)
-        assert code == 0, err
-        check_whole(out)
-        straight = tmp_path / "straight"
-        assert call(capsys, *command[:-1], straight)[0] == 0
+def test_killed_it_goes_on_and_comes_to_the_same_end(
+    tmp_path: Path, straight: Command, server: Tutor, capsys: Capture, moments: list[str]
+) -> None:
+    out, undisturbed, command = tmp_path / "run", Path(straight[-1]), straight[:-1]
+    if len(moments) > 1:
+        undisturbed, command = (
+            tmp_path / "straight",
+            ("demo", "--recipe", miniature(tmp_path, server, "scripted"), "--out"),
+        )
+        assert call(capsys, *command, undisturbed)[0] == 0
+    for moment in moments:
+        kill_when(out / moment, *command, out)
+    code, _, err = call(capsys, *command, out)
+    assert code == 0, err
+    check_whole(out)
     same = ("construct/red_team.jsonl", "bootstrap/kept.jsonl", "bootstrap/rl.jsonl", "sft/model/model.safetensors")
     for name in same:
-        assert (out / name).read_bytes() == (straight / name).read_bytes(), name
-    assert played(out) == played(straight)
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert played(out) == played(undisturbed)
 
 
 def played(out: Path) -> list[tuple[int, str]]:
