@@ -12,8 +12,9 @@ READY := $(VENV)/.ready
 INSTALL := install --quiet $(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX))
 
 # pip compiles one file after another, which takes most of the set-up; this takes every core. Packages hold a few files that
-# are no Python of this version, and what is not compiled here is compiled when it is imported.
-COMPILE = $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+# are no Python of this version, and what is not compiled here is compiled when it is imported: our own files too, at every
+# start of a command where PYTHONDONTWRITEBYTECODE is set.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib src || true
 
 .PHONY: demo test test-all test-exports test-inspect test-verl lint setup python clean
 
