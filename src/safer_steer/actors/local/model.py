@@ -39,7 +39,7 @@ class LocalModel:
     context. What a request draws follows from `sampling.seed` (or from `seed` and the dialogue), not from the batch.
 
     `max_context` lowers the model's own limit; `cache_bytes` bounds keys and values (where it is short, turns are
-    read anew); `pack` trades memory for speed on the CPU: a copy of the weights, a Llama-like model's in fp16 (`fused`).
+    read anew); `pack` trades memory for speed on the CPU: a copy of the weights, of a Llama-like model's in fp16.
 
     Raises `WeightsError` for a model that this engine cannot run.
     """
