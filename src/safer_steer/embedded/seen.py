@@ -50,11 +50,18 @@ class SeenPictures:
     def _made_by(self) -> bytes:
         """The hash of the weights, made anew when one of them was replaced or written to."""
         weights = list(self._weights())
-        # Fused optimisers do not count the version up, so the first number is looked at as well.
-        now = [(w.data_ptr(), w._version, float(w.detach().flatten()[0])) for w in weights]
+        now = traces(weights)
         if now != self._seen:
             digest = hashlib.sha256()
             for weight in weights:
                 digest.update(weight.detach().contiguous().flatten().view(torch.uint8).numpy().data)
             self._seen, self._digest = now, digest.digest()
         return self._digest
+
+
+def traces(weights: Iterable[Tensor]) -> list[tuple[int, int, float]]:
+    """What changes when weights are replaced or written to: place, version and, as fused optimisers do not count
+    the version up, the first number of every one."""
+    tensors = list(weights)
+    firsts = torch.stack([tensor.detach().flatten()[0].float() for tensor in tensors]).tolist()
+    return [(tensor.data_ptr(), tensor._version, first) for tensor, first in zip(tensors, firsts, strict=True)]

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from safer_steer.actors.local.linear import product
-from safer_steer.actors.local.packed import effective, is_plain_lora
+from safer_steer.actors.local import product
+from safer_steer.actors.local.packed import computing_by, effective, is_plain_lora
 
 
 class _MergedLinear(torch.autograd.Function):
@@ -44,14 +44,8 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
 
     Layers of other kinds (several adapters, dropout, a bias, other types) compute as ever.
     """
-    layers = [module for module in model.modules() if _fits(module)]
-    for layer in layers:
-        layer.forward = _forward(layer)
-    try:
+    with computing_by([(module, _forward(module)) for module in model.modules() if _fits(module)]):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def _fits(layer: Any) -> bool:

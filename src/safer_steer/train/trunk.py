@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from safer_steer.actors.local.packed import computing_by
 from safer_steer.train.parts import sees
 
 
@@ -37,13 +38,8 @@ class Trunk:
     def replaying(self, seen: list[Any]) -> Iterator[None]:
         """The layers return what was recorded instead of computing it. Nothing recorded: they compute."""
         layers = self.layers if seen else ()
-        for layer in layers:
-            layer.forward = lambda *args, **kwargs: seen[-1]
-        try:
+        with computing_by([(layer, lambda *args, **kwargs: seen[-1]) for layer in layers]):
             yield
-        finally:
-            for layer in layers:
-                del layer.forward
 
 
 def frozen_layers(model: nn.Module) -> tuple[nn.Module, ...]:

@@ -18,7 +18,7 @@ SMALLEST = 64 * 64
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """`x @ weight.T`, through oneDNN where it pays; no gradients."""
-    if torch.backends.mkldnn.is_available() and weight.numel() >= SMALLEST and _fits(x) and _fits(weight):
+    if _fits(x) and _pays(weight):
         return _product(x, weight)
     return x @ weight.t()
 
@@ -49,6 +49,11 @@ def _fits(tensor: Tensor) -> bool:
     return tensor.dtype is torch.float32 and tensor.device.type == "cpu"
 
 
+def _pays(weight: Tensor) -> bool:
+    """Whether products by `weight` gain by oneDNN."""
+    return torch.backends.mkldnn.is_available() and weight.numel() >= SMALLEST and _fits(weight)
+
+
 class OneDnnLinear(nn.Linear):
     """`nn.Linear` whose fp32 products on the CPU, forward and backward, go through oneDNN."""
 
@@ -67,10 +72,8 @@ def use_onednn(model: nn.Module) -> int:
     Weights, names and saving stay as they were; layers of any other class (quantised ones) are left alone.
     Call it again after adapters were added: it switches what is not switched yet.
     """
-    if not torch.backends.mkldnn.is_available():
-        return 0
     plain = [module for module in model.modules() if type(module) is nn.Linear]
-    large = [module for module in plain if module.weight.numel() >= SMALLEST and _fits(module.weight)]
+    large = [module for module in plain if _pays(module.weight)]
     for module in large:
         module.__class__ = OneDnnLinear
     return len(large)

@@ -7,7 +7,7 @@ once more; `LocalModel.exclusive` gives it back while the model trains.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from safer_steer.actors.local.cache import SlotCache
 from safer_steer.actors.local.linear import OneDnnLinear
+from safer_steer.embedded.seen import traces
 
 ROWS = 32
 """The number of rows the layout is chosen for; others work as well."""
@@ -51,7 +52,7 @@ class PackedWeights:
     @property
     def fresh(self) -> bool:
         """Whether the weights are those of the last `refresh`."""
-        return self._seen == _fingerprint(self._model)
+        return self._seen == traces(self._model.parameters())
 
     def refresh(self) -> None:
         """Pack every layer anew."""
@@ -63,7 +64,7 @@ class PackedWeights:
 
     def _note(self) -> None:
         """These are the weights that were packed."""
-        self._seen = _fingerprint(self._model)
+        self._seen = traces(self._model.parameters())
 
     def drop(self) -> None:
         """Give the memory back."""
@@ -72,13 +73,8 @@ class PackedWeights:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Let the model compute with the packed weights."""
-        for layer, forward in self._forwards:
-            layer.forward = forward
-        try:
+        with computing_by(self._forwards):
             yield
-        finally:
-            for layer, _ in self._forwards:
-                del layer.forward
 
     def run(self, asked: Pass) -> Tensor:
         """(B, vocabulary) logits after each row's last token."""
@@ -95,12 +91,16 @@ class PackedWeights:
         return result
 
 
-def _fingerprint(model: nn.Module) -> list[tuple[int, int, float]]:
-    """What changes when weights are replaced or written to: place, version and, as fused optimisers do not count
-    the version up, the first number of every parameter."""
-    parameters = list(model.parameters())
-    firsts = torch.stack([p.detach().flatten()[0].float() for p in parameters]).tolist()
-    return [(p.data_ptr(), p._version, first) for p, first in zip(parameters, firsts, strict=True)]
+@contextmanager
+def computing_by(forwards: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
+    """Let each module compute by the function beside it for a while."""
+    for module, forward in forwards:
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, _ in forwards:
+            del module.forward
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:
@@ -139,15 +139,9 @@ def effective(layer: Any) -> tuple[Tensor, Tensor | None]:
     return weight, base.bias
 
 
-def packed_matrix(weight: Tensor) -> Tensor:
-    """A packed copy of a weight (out, in)."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.clone(), ROWS)
-    return packed
-
-
 def _packed(layer: Any) -> Callable[[Tensor], Tensor]:
     weight, bias = effective(layer)
-    packed = packed_matrix(weight)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.clone(), ROWS)
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
