@@ -17,7 +17,9 @@ from safer_steer.actors.local import LocalModel
 from safer_steer.config import recipe_from
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.store import read_records
+from safer_steer.train import sft_worker
 from safer_steer.train.sft import SftStep
+from safer_steer.train.sft_processes import Job, reason_in
 from tiny_training import LORA, model_folder, sft
 
 
@@ -86,3 +88,28 @@ def test_what_the_trainer_does_not_take_is_said_from_a_process(tmp_path: Path, s
     with pytest.raises(StageError, match="TrainingArguments takes"):
         sft(tmp_path, start, engine="trainer", processes=2, trainer={"no_such_setting": 1})
     assert not (tmp_path / "sft" / "model").exists()
+
+
+def test_an_error_nobody_foresaw_is_said_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(job: object) -> None:
+        raise ZeroDivisionError("by\nnothing")
+
+    job = Job(recipe=recipe_from({}), root=tmp_path, model=tmp_path, parent=0)
+    (tmp_path / "job.json").write_text(job.to_json())
+    monkeypatch.setattr(sft_worker, "work", breaks)
+    monkeypatch.setattr(sft_worker, "_end_with", lambda parent: None)
+    monkeypatch.setattr(sys, "argv", ["sft_worker", str(tmp_path / "job.json")])
+    with pytest.raises(SystemExit, match="1"):
+        sft_worker.main()
+    told, traceback = capsys.readouterr()
+    assert "in breaks" in traceback
+    log = tmp_path / "processes.log"
+    for text, reason in (
+        (traceback + told + "error: later, of another process\n", "ZeroDivisionError: by nothing"),
+        ("traceback : Signal 9 (SIGKILL) received by PID 12\n", "a training process ended by SIGKILL"),
+        ("", "a training process ended without saying why"),
+    ):
+        log.write_text(text)
+        assert reason_in(log) == reason

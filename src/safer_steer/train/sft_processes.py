@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -67,7 +68,7 @@ def train_together(recipe: Recipe, run: RunFolder, model_path: Path, report: Rep
                 process.terminate()
                 process.wait()
     if process.returncode:
-        raise StageError(_reason(log), where=log, hint="what was learned up to the last checkpoint is kept")
+        raise StageError(reason_in(log), where=log, hint="what was learned up to the last checkpoint is kept")
     plan = Plan.model_validate_json(plan_file(folder).read_bytes())
     losses = [line.loss for line in read_records(folder / "metrics.jsonl", SftStep)]
     return Learned(plan.dialogues, plan.answer_tokens, losses)
@@ -95,7 +96,12 @@ def _advance(folder: Path, shown: int, report: Reporter) -> int:
     return max(shown, len(lines))
 
 
-def _reason(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()
-    said = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
-    return said[0] if said else "a training process ended without saying why"
+def reason_in(log: Path) -> str:
+    """What went wrong, by the workers' output: the first error that one named, else the signal that ended one."""
+    text = log.read_text(errors="replace")
+    said = [line.removeprefix(ERROR) for line in text.splitlines() if line.startswith(ERROR)]
+    if said:
+        return said[0]
+    signalled = re.search(r"Signal \d+ \((\w+)\)", text)
+    how = "without saying why" if signalled is None else f"by {signalled[1]}"
+    return f"a training process ended {how}"

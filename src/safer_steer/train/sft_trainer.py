@@ -17,14 +17,13 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from safer_steer.actors.local import DialogueTokenizer
 from safer_steer.config import Recipe, SftConfig
 from safer_steer.errors import ConfigError
 from safer_steer.progress import Reporter
-from safer_steer.store import Journal
+from safer_steer.store import Journal, write_atomic
 from safer_steer.train.batch import Tokens, answer_tokens, tokens_of
 from safer_steer.train.checkpoint import journal_until
 from safer_steer.train.loss import token_logprobs
@@ -34,6 +33,10 @@ from safer_steer.train.sft import MAX_GRAD_NORM, STAGE, Example, SftStep, chosen
 
 WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Where every process has the whole model, so that its head can be called by itself, on answer tokens alone."""
+
+SAVED = "saved"
+"""The file that says that a checkpoint is whole. The Trainer's state would not: the first process writes it without
+waiting for what the others save."""
 
 FOLLOWS = frozenset(
     {
@@ -92,19 +95,8 @@ def train_with_trainer(
 
 
 def last_step(folder: Path) -> int:
-    """The step of the newest checkpoint in the Trainer's folder that was saved whole, or 0.
-
-    The Trainer writes its state last: a checkpoint that was being saved when the process was killed has none.
-    """
-
-    def step_of(state: Path) -> int:
-        try:
-            step = TrainerState.load_from_json(str(state)).global_step
-        except (OSError, ValueError, TypeError):
-            return 0
-        return step if state.parent.name == f"checkpoint-{step}" else 0
-
-    return max(map(step_of, folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")), default=0)
+    """The step of the newest checkpoint in the Trainer's folder that every process saved whole, or 0."""
+    return max((int(mark.parent.name.partition("-")[2]) for mark in folder.glob(f"checkpoint-*/{SAVED}")), default=0)
 
 
 def arguments(config: SftConfig, folder: Path, total: int, seed: int, *, cpu: bool) -> TrainingArguments:
@@ -211,12 +203,17 @@ class DialogueTrainer(Trainer):
 
 
 class _Told(TrainerCallback):
-    """Writes a line of `metrics.jsonl` for every step, in the process that has the journal."""
+    """Writes a line of `metrics.jsonl` for every step, in the process that has the journal, and marks checkpoints."""
 
     def __init__(
         self, trainer: DialogueTrainer, journal: Journal[SftStep] | None, report: Reporter, config: SftConfig
     ) -> None:
         self._trainer, self._journal, self._report, self._config = trainer, journal, report, config
+
+    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._trainer.accelerator.wait_for_everyone()
+        if self._journal is not None:
+            write_atomic(Path(args.output_dir) / f"checkpoint-{state.global_step}" / SAVED, "")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **more: Any) -> None:
         if logs is None or "grad_norm" not in logs:

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import psutil
@@ -52,13 +53,18 @@ def _end_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Read the job, train, and say an error in one line."""
+    """Read the job, train, and say an error in one line; one that nobody foresaw with its traceback before it."""
     job = Job.model_validate_json(Path(sys.argv[1]).read_bytes())
     threading.Thread(target=_end_with, args=(job.parent,), daemon=True).start()
     try:
         work(job)
     except SaferSteerError as error:
         print(f"{ERROR}{error}", flush=True)
+        sys.exit(1)
+    except Exception as error:
+        traceback.print_exc()
+        said = " ".join(str(error).split())
+        print(f"{ERROR}{type(error).__name__}: {said}", flush=True)
         sys.exit(1)
     finally:
         if torch.distributed.is_initialized():
