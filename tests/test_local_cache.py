@@ -77,6 +77,24 @@ def test_the_bytes_are_counted_and_bounded(steps: list[tuple[str, int, int]]) ->
         assert store.bytes + left <= 80 or len(store) == 0
 
 
+def test_a_row_is_found_by_how_it_begins_as_long_as_it_is_kept() -> None:
+    store, first, other = PrefixStore(limit=64), row(3), row(2)
+    store.add(b"abc", first, [b"a", b"ab"])
+    assert store.find(b"ab") is first and store.pop(b"ab") is None
+    store.add(b"ad", other, [b"a"])
+    assert store.find(b"a") is other and store.find(b"ab") is first
+    assert store.pop(b"ad") is other
+    assert store.find(b"a") is None  # `abc` begins so too, but the newest said it last
+    store.add(b"a", row(1))
+    assert store.find(b"ab") is first
+    store.add(b"e", row(5))  # `a` goes: `abc` was asked for since
+    assert (store.find(b"a"), store.find(b"ab"), store.bytes) == (None, first, 64)
+    store.leave(40)
+    assert (len(store), store.find(b"ab"), store.bytes) == (1, first, 24)
+    store.clear()
+    assert (store.find(b"ab"), store.bytes) == (None, 0)
+
+
 def test_keys_tell_images_apart() -> None:
     assert prefix_key((1, 2), ["a"]) == prefix_key([1, 2], ["a"])
     assert (

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from safer_steer.actors.chat import Message, Role, Sampling
-from safer_steer.actors.local import LocalModel, fused, linear, use_onednn
+from safer_steer.actors.local import LocalModel, fused, linear, pack_for_reading, use_onednn
 from safer_steer.actors.local.cache import SlotCache
 from safer_steer.actors.local.fused import FusedWeights, decoder_of, weights_of
 from safer_steer.actors.local.packed import PackedWeights, Pass
@@ -222,3 +222,13 @@ def test_the_last_mark_before_one_draws_a_token_that_has_mass() -> None:
     mass = torch.zeros(1, 2 * BLOCK)
     mass[0, 3] = 1.0
     assert inverted(mass, torch.tensor([1 - 2**-53], dtype=torch.float64)).tolist() == [3]
+
+
+def test_a_model_that_only_reads_is_packed_for_good() -> None:
+    model, ids = biased(llama(attention_bias=True)), torch.tensor([[3, 1, 4, 1, 5]])
+    with torch.inference_mode():
+        before = model(ids).logits
+        assert pack_for_reading(model, 64) == 22  # three layers of seven, and the head
+        assert torch.allclose(model(ids).logits, before, atol=1e-5)
+    assert not [name for name, _ in model.named_parameters() if name.endswith("proj.weight")]
+    assert pack_for_reading(model, 64) == 0

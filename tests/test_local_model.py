@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch import nn
 
 from safer_steer.actors.chat import ChatModel, Completion, Message, Role, Sampling
 from safer_steer.actors.local import LocalModel, linear, log_policy
+from safer_steer.actors.local.decode import Engine
 from safer_steer.dialogue import FinishReason, ImageRef
 from safer_steer.errors import ContextOverflow, WeightsError
 from safer_steer.image_store import ImageStore
@@ -129,6 +132,29 @@ def test_a_batch_of_uneven_dialogues_equals_one_by_one(local: LocalModel, store:
     ]
     assert joint == alone
     assert joint[0][0] != joint[3][0]  # the same words with another image
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_dialogue_that_goes_on_otherwise_is_read_from_there(
+    local: LocalModel, store: ImageStore, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    images, read = (picture(store, "red"),), list[int]()
+    played = asyncio.run(dialogue(local, ["What is this?", "And now?", "Why?"], images, GREEDY))[:turns]
+    said = [(user, Message(role=Role.ASSISTANT, text=c.text, trace=c.trace)) for user, c in played]
+    messages = [*itertools.chain(*said), Message(role=Role.USER, text="But still!")]
+    forward = Engine._forward
+
+    def counted(engine: Engine, first: int, news: Sequence[Sequence[int]], *more: Any) -> torch.Tensor:
+        read.append(sum(map(len, news)))
+        return forward(engine, first, news, *more)
+
+    monkeypatch.setattr(Engine, "_forward", counted)
+    for _ in range(2):  # what was read so far stays, whoever goes on from it
+        read.clear()
+        trace = asyncio.run(local.complete(messages, Sampling(max_tokens=2))).trace
+        assert trace is not None and read[0] <= len(trace.context) + 1
+    ids = sum((context + response for context, response in traces(played)), ())
+    assert list(trace.response) == full_greedy(local, ids + trace.context, images, 2)
 
 
 def test_samples_of_one_script_share_the_first_context_and_differ(local: LocalModel, store: ImageStore) -> None:

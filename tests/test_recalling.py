@@ -16,7 +16,7 @@ from command import entry, serving, write_suite
 from people import IMAGE, ToldAssistant, ToldJudge, answer, rollout, scored, script
 from safer_steer import pipeline
 from safer_steer.actors.adaptive import AdaptiveUser
-from safer_steer.actors.chat import Completion, Message, Sampling
+from safer_steer.actors.chat import ChatModel, Completion, Message, Sampling
 from safer_steer.actors.local.model import LocalModel
 from safer_steer.actors.recalling import NOTHING, RecallingAssistant
 from safer_steer.actors.specs import Seating
@@ -205,6 +205,7 @@ class Run:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self._patch = root, monkeypatch
         self.asked: list[Sequence[Message]] = []
+        self.loaded = 0
         self.student = f"local:{model_folder(root)}"
         turns = ("tell me", "why?", "go on")
         self.suite = write_suite(root, *(entry(f"d{n}", turns[: n + 1]) for n in range(3)))
@@ -220,6 +221,13 @@ class Run:
             return await complete(model, messages, sampling)
 
         monkeypatch.setattr(LocalModel, "complete", counted)
+        load = Seating._load
+
+        def loading(seats: Seating, *args: Any) -> ChatModel:
+            self.loaded += 1
+            return load(seats, *args)
+
+        monkeypatch.setattr(Seating, "_load", loading)
 
     @staticmethod
     def attack(history: History, text: str) -> Verdict:
@@ -252,7 +260,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_a_run_writes_only_what_the_tutor_changed(run: Run) -> None:
     told = run.evaluate()
     assert told.recalled == ["eval base-adaptive: 4 answers recalled from base-static"]
-    assert len(run.asked) == 6 + 2
+    assert len(run.asked) == 6 + 2 and run.loaded == 1
     again = run.evaluate("adaptive", out="alone")  # no static evaluation stands beside it
     assert not again.recalled and len(run.asked) == 6
     assert run.said("adaptive") == run.said("adaptive", "alone") != run.said("static")

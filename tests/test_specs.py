@@ -10,18 +10,19 @@ from hypothesis import strategies as st
 
 from safer_steer.actors.attack_judge import AttackJudge
 from safer_steer.actors.blue import LlmBlue
-from safer_steer.actors.chat import Sampling
+from safer_steer.actors.chat import Message, Role, Sampling
 from safer_steer.actors.endpoint import KEY_VARIABLE
 from safer_steer.actors.generating import Generator
 from safer_steer.actors.generator_llm import LlmGenerator
 from safer_steer.actors.judge import RubricJudge
 from safer_steer.actors.red import LlmRed
-from safer_steer.actors.specs import Seating, Spec, SpecKind, parse_spec
+from safer_steer.actors.specs import KeptModels, Seating, Spec, SpecKind, parse_spec
 from safer_steer.actors.tutor import LlmTutor
 from safer_steer.config import Recipe, Seats, recipe_from
 from safer_steer.errors import ConfigError
 from safer_steer.image_store import ImageStore
 from safer_steer.seats import Assistant, Judge, UserActor
+from tiny_training import model_folder
 
 LOCAL = "openai:qwen/vl-32b@http://127.0.0.1:8000/v1"
 
@@ -94,6 +95,25 @@ async def test_one_model_behind_an_endpoint_takes_every_seat(tmp_path: Path) -> 
         assert seats.model(LOCAL) is seats.model(LOCAL + "/")
         other = seats.model("openai:other@http://127.0.0.1:8000/v1")
         assert other.inner.inner._endpoint is seats.model(LOCAL, "judge").inner.inner._endpoint
+
+
+@pytest.mark.anyio
+async def test_a_model_in_this_process_may_outlive_its_seating(tmp_path: Path) -> None:
+    spec, images = f"local:{model_folder(tmp_path)}", ImageStore(tmp_path / "images")
+    async with KeptModels() as kept:
+        for text in (spec, LOCAL):
+            async with Seating(everywhere("scripted"), images, environ={}, kept=kept) as seats:
+                seats.model(text)
+        assert [str(known) for known in kept.models] == [spec]
+        async with Seating(everywhere("scripted"), images, environ={}, kept=kept) as seats:
+            model = seats.model(spec)
+            assert [model] == list(kept.models.values())
+        messages = [Message(role=Role.USER, text="hi")]
+        assert (await model.complete(messages, Sampling(max_tokens=1))).text is not None
+    with pytest.raises(RuntimeError, match="closed"):
+        await model.complete(messages, Sampling(max_tokens=1))
+    async with Seating(everywhere("scripted"), images, environ={}) as seats:
+        assert seats.model(spec) is not model
 
 
 @pytest.mark.anyio

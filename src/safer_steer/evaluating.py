@@ -7,7 +7,7 @@ from pathlib import Path
 from safer_steer.actors.adaptive import AdaptiveUser
 from safer_steer.actors.judging import parse_judge_spec
 from safer_steer.actors.recalling import RecallingAssistant
-from safer_steer.actors.spec import SpecKind, model_print, parse_spec
+from safer_steer.actors.spec import IN_PROCESS, model_print, parse_spec
 from safer_steer.actors.specs import Seating
 from safer_steer.bench.books import done_dialogues, done_keys, outcomes
 from safer_steer.bench.evaluate import Evaluation, Session, Summary, run_eval, unscored_share
@@ -134,7 +134,7 @@ def _may_recall(recipe: Recipe, spec: str, static: Path) -> bool:
     Only greedy ones of a model in this process: a server is not bound to repeat itself, and the offline cast's cost
     nothing. And only where the evaluation came to its end and was begun with this recipe, model and suite.
     """
-    if recipe.eval.temperature > 0 or parse_spec(spec).kind not in (SpecKind.EMBEDDED, SpecKind.LOCAL):
+    if recipe.eval.temperature > 0 or parse_spec(spec).kind not in IN_PROCESS:
         return False
     folder = RunFolder(static)
     if folder.finished("") is None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from safer_steer.actors.spec import SpecKind, parse_spec
-from safer_steer.actors.specs import Seating
+from safer_steer.actors.specs import KeptModels, Seating
 from safer_steer.asked import stage_print, whole_print
 from safer_steer.bench.books import outcomes, same_images
 from safer_steer.bench.suites import check_suite, from_files
@@ -203,13 +202,16 @@ class Pipeline:
         self._after("grpo")
         lacking: dict[str, StageError] = {}
         scripts = suite_of(self.recipe, self.run).scripts if from_files(self.recipe.eval.suite) else ()
-        for model, protocol in product(MODELS, PROTOCOLS):
-            name = f"{model}-{protocol}"
-            try:
-                await self._staged(f"eval/{name}", self._evaluation(model, protocol, scripts))
-            except (TooMuchUnscored, Incomplete) as error:
-                self.report.note(f"eval/{name}: {error.what}")
-                lacking[name] = error
+        for model in MODELS:
+            async with KeptModels() as kept:
+                for protocol in PROTOCOLS:
+                    name = f"{model}-{protocol}"
+                    try:
+                        await self._staged(f"eval/{name}", self._evaluation(model, protocol, scripts), kept)
+                    except (TooMuchUnscored, Incomplete) as error:
+                        self.report.note(f"eval/{name}: {error.what}")
+                        lacking[name] = error
+            release_memory()
         if lacking:
             kind = Incomplete if all(isinstance(error, Incomplete) for error in lacking.values()) else TooMuchUnscored
             hint = next(error.hint for error in lacking.values() if isinstance(error, kind))
@@ -261,8 +263,10 @@ class Pipeline:
             hint = f"run `safer-steer {stage}` with the same --out first"
             raise StageError(f"the stage '{stage}' is not finished", where=self.run.root / stage, hint=hint)
 
-    async def _staged(self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-        """Run a stage measured and with its own seats; add time and memory to what it recorded.
+    async def _staged(
+        self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]], kept: KeptModels | None = None
+    ) -> dict[str, Any]:
+        """Run a stage measured and with its own seats (and `kept` models); add time and memory to what it recorded.
 
         One that was finished for the very same recipe and files is passed over before anybody is seated.
         """
@@ -272,15 +276,17 @@ class Pipeline:
             if done is not None and asked is not None and self.run.finished(f"{name}/asked") == {"print": asked}:
                 self.report.note(f"{name}: already done")
                 return done
-            result = await self._measured(name, work)
+            result = await self._measured(name, work, kept)
             if asked is not None:
                 self.run.finish(f"{name}/asked", {"print": asked})
             return result
 
-    async def _measured(self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    async def _measured(
+        self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]], kept: KeptModels | None
+    ) -> dict[str, Any]:
         before = self.run.finished(name)
         with measure() as measured, self.run.noting(name, measured.figures):
-            async with Seating(self.recipe, self.run.images, notify=self.report.note) as seats:
+            async with Seating(self.recipe, self.run.images, notify=self.report.note, kept=kept) as seats:
                 result = await work(seats)
         release_memory()
         if before is not None and self.run.finished(name) == before:  # not one that was opened again

@@ -32,6 +32,9 @@ class SpecKind(StrEnum):
     INSPECT = "inspect"
 
 
+IN_PROCESS = (SpecKind.EMBEDDED, SpecKind.LOCAL)
+"""What computes in this process."""
+
 _WITH_A_NAME = (SpecKind.LOCAL, SpecKind.OPENAI, SpecKind.INSPECT)
 
 

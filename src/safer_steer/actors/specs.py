@@ -22,7 +22,7 @@ from safer_steer.actors.moderation import ModerationModel
 from safer_steer.actors.red import LlmRed
 from safer_steer.actors.remembering import Memory, RememberingModel, Spending
 from safer_steer.actors.replies import ReplyFile
-from safer_steer.actors.spec import Spec, SpecKind, parse_spec
+from safer_steer.actors.spec import IN_PROCESS, Spec, SpecKind, parse_spec
 from safer_steer.actors.spending import PAID, price_of
 from safer_steer.actors.tutor import LlmTutor
 from safer_steer.config import Recipe
@@ -31,11 +31,30 @@ from safer_steer.errors import ConfigError
 from safer_steer.image_store import ImageStore
 from safer_steer.seats import Assistant, Judge, UserActor
 
-__all__ = ["Seating", "Spec", "SpecKind", "parse_spec"]
+__all__ = ["KeptModels", "Seating", "Spec", "SpecKind", "parse_spec"]
 
 _OFFLINE = "safer_steer.actors.offline"
 MORE_OPEN = 64
 """Dialogues kept open beyond a server's slots, so that no slot waits for one."""
+
+
+class KeptModels:
+    """Models in this process that outlive the seating that loaded them, for the next one; the block closes them.
+
+    An evaluation that follows another of the same model finds it loaded, and what was read of dialogues kept.
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[Spec, ChatModel] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self.models:
+            await self.models.popitem()[1].aclose()
 
 
 class Seating:
@@ -52,7 +71,10 @@ class Seating:
         *,
         environ: Mapping[str, str] | None = None,
         notify: Callable[[str], None] = lambda text: None,
+        kept: KeptModels | None = None,
     ) -> None:
+        """Models in this process are taken from `kept` and left there, if it is given."""
+        self._kept = kept
         self._recipe, self._images = recipe, images
         self._environ, self._notify = environ, notify
         self._fragments = ImageFragments(images.read)
@@ -130,6 +152,10 @@ class Seating:
         A model behind a server counts and keeps its replies under `role`, the name of a seat.
         """
         spec = parse_spec(text)
+        if self._kept is not None and spec.kind in IN_PROCESS:
+            if spec not in self._kept.models:
+                self._kept.models[spec] = self._build(spec)
+            return self._kept.models[spec]
         if spec not in self._models:
             self._models[spec] = self._build(spec)
         if spec.kind not in PAID:

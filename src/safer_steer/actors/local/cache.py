@@ -158,13 +158,16 @@ class PrefixStore:
     def __init__(self, limit: int) -> None:
         self._limit, self._left = limit, 0
         self._rows: OrderedDict[bytes, KeptRow] = OrderedDict()
+        self._beginnings: dict[bytes, tuple[bytes, ...]] = {}
+        self._begun: dict[bytes, bytes] = {}
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def find(self, key: bytes) -> KeptRow | None:
-        """The row kept under `key`; it stays."""
+        """The row kept under `key`, or one that begins so; it stays."""
+        key = key if key in self._rows else self._begun.get(key, key)
         if key in self._rows:
             self._rows.move_to_end(key)
         return self._rows.get(key)
@@ -174,12 +177,16 @@ class PrefixStore:
         row = self._rows.pop(key, None)
         if row is not None:
             self.bytes -= row.bytes
+            for beginning in self._beginnings.pop(key):
+                if self._begun.get(beginning) == key:
+                    del self._begun[beginning]
         return row
 
-    def add(self, key: bytes, row: KeptRow) -> None:
-        """Keep `row`, dropping others where the limit asks for it."""
+    def add(self, key: bytes, row: KeptRow, beginnings: Sequence[bytes] = ()) -> None:
+        """Keep `row`, to be found by the keys of its `beginnings` too, dropping others where the limit asks for it."""
         self.pop(key)
-        self._rows[key] = row
+        self._rows[key], self._beginnings[key] = row, tuple(beginnings)
+        self._begun.update(dict.fromkeys(beginnings, key))
         self.bytes += row.bytes
         self._shrink()
 
@@ -195,6 +202,8 @@ class PrefixStore:
     def clear(self) -> None:
         """Forget everything: the weights changed."""
         self._rows.clear()
+        self._beginnings.clear()
+        self._begun.clear()
         self.bytes = 0
 
 

@@ -161,10 +161,12 @@ class Engine:
     def _find(self, request: Request) -> tuple[int, KeptRow | None]:
         """The longest known beginning of a request: its length, and the row that holds it.
 
-        A dialogue takes its own row along; the first context stays for the other samples of its script.
+        A dialogue takes its own row along; a row that went on otherwise stays, as does the first context for the
+        other samples of its script.
         """
         for cut in request.cuts:
-            if (row := self._store.pop(request.key(cut))) is not None:
+            key = request.key(cut)
+            if (row := self._store.pop(key)) is not None or (row := self._store.find(key)) is not None:
                 return cut, row
         row = self._store.find(request.key(request.opening))
         return (0, None) if row is None else (request.opening, row)
@@ -276,7 +278,8 @@ class Engine:
         finish = FinishReason.STOP if row.response[-1] == self._end else FinishReason.LENGTH
         ids = (*request.ids, *row.response[:-1])
         key = prefix_key(ids[: row.length], request.images_before(len(request.ids)))
-        self._store.add(key, self._cache.take(self.rows.index(row), row.length))
+        beginnings = [request.key(length) for length in (*request.cuts, request.opening)]
+        self._store.add(key, self._cache.take(self.rows.index(row), row.length), beginnings)
         self._leave(row)
         if request.future.set_running_or_notify_cancel():
             request.future.set_result(Written(tuple(row.response), tuple(row.logprobs), finish))

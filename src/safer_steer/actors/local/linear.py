@@ -77,3 +77,28 @@ def use_onednn(model: nn.Module) -> int:
     for module in large:
         module.__class__ = OneDnnLinear
     return len(large)
+
+
+class PackedLinear(nn.Module):
+    """A linear layer that only reads: its weights lie as oneDNN likes them for about `rows` rows at once, fp32."""
+
+    def __init__(self, layer: OneDnnLinear, rows: int) -> None:
+        super().__init__()
+        weight, self.bias = layer.weight.detach(), layer.bias
+        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.clone(), rows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _product(x, self._packed, self.bias)
+
+
+def pack_for_reading(model: nn.Module, rows: int) -> int:
+    """Put a `PackedLinear` in the place of every large fp32 `nn.Linear` of `model` on the CPU; returns how many.
+
+    For good: the model neither learns nor is saved after that. No gradients, no memory beyond the weights'.
+    """
+    count = use_onednn(model)
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, OneDnnLinear):
+                setattr(parent, name, PackedLinear(child, rows))
+    return count

@@ -28,6 +28,8 @@ _HEAD_LETTERS = 200
 _SENTENCE_TOKENS = 128
 _ASKED_TOKENS = 64
 _ANSWER_TOKENS = 160
+_ROWS = 64
+"""About how many tokens are read at once."""
 
 REMEMBERED = 4096
 """How many texts, and how many pairs, keep their vectors (6 and 19 MB)."""
@@ -61,7 +63,7 @@ class SentenceEncoder:
     def __init__(self) -> None:
         from transformers import AutoTokenizer, BertModel
 
-        from safer_steer.actors.local import use_onednn
+        from safer_steer.actors.local import pack_for_reading
 
         spec = importlib.util.find_spec(_MINILM)
         if spec is None or spec.origin is None:
@@ -70,7 +72,7 @@ class SentenceEncoder:
         folder = Path(spec.origin).parent / _MINILM_FOLDER
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self._model: Any = BertModel.from_pretrained(folder).eval()
-        use_onednn(self._model)
+        pack_for_reading(self._model, _ROWS)
         self._remembered = lru_cache(REMEMBERED)(self._encode)
 
     def pieces(self, words: Sequence[str]) -> int:
@@ -102,7 +104,7 @@ class PairEncoder:
         from torch import nn
         from transformers import LlamaModel
 
-        from safer_steer.actors.local import use_onednn
+        from safer_steer.actors.local import pack_for_reading
         from safer_steer.embedded.build import LANGUAGE_MODEL, check, installed
         from safer_steer.embedded.gguf_weights import SmolLM2File
 
@@ -121,7 +123,7 @@ class PairEncoder:
         )
         self._model.rotary_emb = type(self._model.rotary_emb)(config)
         self._model.norm = nn.Identity()
-        use_onednn(self._model)
+        pack_for_reading(self._model, _ROWS)
         self._remembered = lru_cache(REMEMBERED)(self._encode)
         self._open, self._turn = self._ids("<|im_start|>user\n"), self._ids("<|im_end|>\n<|im_start|>assistant\n")
 
