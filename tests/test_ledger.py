@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -139,6 +140,31 @@ async def test_a_budget_of_calls_is_exact_even_when_many_ask_at_once(tmp_path: P
             await ask(book, model, "new", "x")
     async with Ledger(path, BudgetConfig(calls=6)) as book:
         assert await ask(book, model, "new", "x") == ["X"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_call_counts_once_at_the_moment_it_ends(tmp_path: Path, fails: bool) -> None:
+    ended = asyncio.Event()
+
+    class Rings(Echo):
+        async def complete(self, *args: Any, **more: Any) -> Completion:
+            try:
+                return await super().complete(*args, **more)
+            finally:
+                ended.set()  # who waits for it goes on before the event loop knows that this call is over
+
+    async def follow(book: Ledger) -> list[str]:
+        await ended.wait()
+        return await ask(book, Echo(), "two", "a")
+
+    async with Ledger(tmp_path / "calls.jsonl", BudgetConfig(calls=1 if fails else 2)) as book:
+        first, then = await asyncio.gather(
+            ask(book, Rings(fails=fails), "one", "x"), follow(book), return_exceptions=True
+        )
+        assert isinstance(first, EndpointError) if fails else first == ["X"]
+        assert then == ["A"]
+        with pytest.raises(BudgetSpent):
+            await ask(book, Echo(), "two", "b")
 
 
 async def test_budgets_of_tokens_and_cost_stop_before_they_are_overrun(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from pydantic import BaseModel
 
@@ -146,16 +146,19 @@ class Ledger:
         sampling: Sampling,
         schema: type[BaseModel] | None,
     ) -> Completion:
-        reply = await model.complete(messages, sampling, schema)
-        counted = count(messages, reply)
-        line = _Line(key=f"{item}/{key}", item=item, model=address, reply=reply, counted=counted)
-        if line.key not in self._journal:  # the item was begun twice, and not read from the file in between
-            self._bytes += self._journal.append(line)
-        self._add(address, counted)
-        return reply
+        try:
+            reply = await model.complete(messages, sampling, schema)
+            counted = count(messages, reply)
+            line = _Line(key=f"{item}/{key}", item=item, model=address, reply=reply, counted=counted)
+            if line.key not in self._journal:  # the item was begun twice, and not read from the file in between
+                self._bytes += self._journal.append(line)
+            self._add(address, counted)
+            return reply
+        finally:  # now, not when the loop says that the task is done: others would be admitted in between
+            self._under_way.discard(cast("asyncio.Task[Completion]", asyncio.current_task()))
 
     def _returned(self, call: asyncio.Task[Completion]) -> None:
-        self._under_way.discard(call)
+        self._under_way.discard(call)  # one cancelled before it began
         if not call.cancelled():
             call.exception()  # its caller may be gone: then nobody else asks for it
 
