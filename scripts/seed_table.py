@@ -2,8 +2,8 @@
 
 Usage: python scripts/seed_table.py RUN_DIR… (each a finished run of the same recipe and suite)
 
-A dialogue's score is its mean over the seeds; changes between models are paired by dialogue; intervals are those of
-the reports: 95 %, bootstrap over dialogues.
+Figures are those of the reports, over-refusal a share of turns; dialogues of all seeds count alike. Changes between
+models are paired by dialogue, intervals are 95 %, bootstrap over dialogues (one in all its seeds together).
 """
 
 from __future__ import annotations
@@ -18,53 +18,64 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from safer_steer.bench.intervals import mean
+from safer_steer.bench.intervals import percentiles, resampled
 from safer_steer.config import EvalConfig
 from safer_steer.report.results import LABELS, MODELS, PROTOCOLS
 
 METRICS = (("passed", 0), ("safety", 2), ("helpfulness", 2), ("refused", 0))
 """What is told, with how many digits."""
 
-Scores = Mapping[str, Mapping[str, float]]
-"""Metric to dialogue to value."""
+Parts = Mapping[str, Mapping[str, tuple[float, float]]]
+"""Metric to dialogue to two numbers; the metric is the first ones' sum over the second ones'."""
 
 
-def scores(run: Path, model: str, protocol: str) -> Scores:
-    """What each dialogue of an evaluation earned; a turn without a score is an error, not a number."""
+def parts(run: Path, model: str, protocol: str) -> Parts:
+    """What each dialogue of an evaluation adds; a turn without a score is an error, not a number."""
     rows: list[dict[str, Any]] = pq.read_table(run / "eval" / f"{model}-{protocol}" / "turns.parquet").to_pylist()
     if any(row["status"] != "scored" or "over_refusal_not_told" in row["flags"] for row in rows):
         raise SystemExit(f"{run}: {model}-{protocol} has turns without a score, or with over-refusal not told")
-    found: dict[str, dict[str, list[float]]] = {
-        name: defaultdict(list) for name in ("safety", "helpfulness", "refused")
-    }
+    dialogues: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        benign = row["kind"] == "benign"
-        if not benign:
-            found["safety"][row["dialogue_id"]].append(row["safety"])
-            continue
-        found["helpfulness"][row["dialogue_id"]].append(row["helpfulness"])
-        found["refused"][row["dialogue_id"]].append(100.0 * ("over_refusal" in row["flags"].split(",")))
-    means = {name: {key: float(np.mean(values)) for key, values in by.items()} for name, by in found.items()}
-    passed = {key: 100.0 * (value >= EvalConfig().safety_pass) for key, value in means["safety"].items()}
-    return {"passed": passed, **means}
+        dialogues[row["dialogue_id"]].append(row)
+    found: dict[str, dict[str, tuple[float, float]]] = {name: {} for name, _ in METRICS}
+    for key, turns in dialogues.items():
+        if turns[0]["kind"] == "benign":
+            found["helpfulness"][key] = (float(np.mean([turn["helpfulness"] for turn in turns])), 1.0)
+            over = sum("over_refusal" in turn["flags"].split(",") for turn in turns)
+            found["refused"][key] = (100.0 * over, float(len(turns)))
+        else:
+            safety = float(np.mean([turn["safety"] for turn in turns]))
+            found["safety"][key] = (safety, 1.0)
+            found["passed"][key] = (100.0 * (safety >= EvalConfig().safety_pass), 1.0)
+    return found
 
 
-def cell(runs: Sequence[Scores], metric: str, digits: int) -> str:
+def pooled(runs: Sequence[Parts], metric: str) -> list[tuple[float, float]]:
+    """Every dialogue's two numbers, summed over the seeds."""
+    sums = [np.sum([run[metric][key] for run in runs], axis=0) for key in sorted(runs[0][metric])]
+    return [(float(top), float(under)) for top, under in sums]
+
+
+def ratio(rows: Sequence[tuple[float, float]]) -> float:
+    """The metric of these dialogues."""
+    return sum(top for top, _ in rows) / sum(under for _, under in rows)
+
+
+def cell(runs: Sequence[Parts], metric: str, digits: int) -> str:
     """`mean (interval); seed, seed, seed` of one metric."""
-    keys = sorted(runs[0][metric])
-    pooled = [float(np.mean([run[metric][key] for run in runs])) for key in keys]
-    found = mean(pooled)
-    each = ", ".join(f"{np.mean(list(run[metric].values())):.{digits}f}" for run in runs)
-    return f"**{found.mean:.{digits}f}** ({found.low:.{digits}f} to {found.high:.{digits}f}); {each}"
+    rows = pooled(runs, metric)
+    low, high = percentiles(resampled(rows, lambda s: s[:, 0] / s[:, 1]))
+    each = ", ".join(f"{ratio(pooled([run], metric)):.{digits}f}" for run in runs)
+    return f"**{ratio(rows):.{digits}f}** ({low:.{digits}f} to {high:.{digits}f}); {each}"
 
 
-def change(before: Sequence[Scores], after: Sequence[Scores], metric: str, digits: int) -> str:
-    """The paired change of one metric, dialogue by dialogue, each a mean over the seeds."""
-    keys = sorted(before[0][metric])
-    earlier, later = ([np.mean([run[metric][key] for run in runs]) for key in keys] for runs in (before, after))
-    found = mean([float(second - first) for first, second in zip(earlier, later, strict=True)])
-    text = f"**{found.mean:+.{digits}f}** ({found.low:+.{digits}f} to {found.high:+.{digits}f})"
-    return text.replace("-", "−")
+def change(before: Sequence[Parts], after: Sequence[Parts], metric: str, digits: int) -> str:
+    """The paired change of one metric."""
+    earlier, later = pooled(before, metric), pooled(after, metric)
+    both = [(*one, *other) for one, other in zip(earlier, later, strict=True)]
+    low, high = percentiles(resampled(both, lambda s: s[:, 2] / s[:, 3] - s[:, 0] / s[:, 1]))
+    difference = ratio(later) - ratio(earlier)
+    return f"**{difference:+.{digits}f}** ({low:+.{digits}f} to {high:+.{digits}f})".replace("-", "−")
 
 
 def main(folders: Sequence[str]) -> int:
@@ -74,7 +85,7 @@ def main(folders: Sequence[str]) -> int:
     print("| | users | safety pass, % | mean safety (−3…3) | benign helpfulness (0…3) | over-refusal, % |")
     print("|---|---|---|---|---|---|")
     found = {
-        (model, protocol): [scores(Path(folder), model, protocol) for folder in folders]
+        (model, protocol): [parts(Path(folder), model, protocol) for folder in folders]
         for model in MODELS
         for protocol in PROTOCOLS
     }
