@@ -21,7 +21,7 @@ from safer_steer.actors.offline.features import Case
 
 
 def cases(count: int) -> list[Case]:
-    """Labelled answers with their dialogues."""
+    """Labelled answers, each to its request alone."""
     text = (resources.files("safer_steer.actors.offline") / "data" / "labelled_answers.jsonl").read_bytes()
     rows = [orjson.loads(line) for line in text.splitlines()]
     return [Case(request=row["request"], answer=row["answer"]) for row in rows[:: max(1, len(rows) // count)]][:count]

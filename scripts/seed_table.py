@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from safer_steer.bench.comparison import paired_ratio
 from safer_steer.bench.intervals import percentiles, resampled
 from safer_steer.config import EvalConfig
 from safer_steer.report.results import LABELS, MODELS, PROTOCOLS
@@ -71,11 +72,11 @@ def cell(runs: Sequence[Parts], metric: str, digits: int) -> str:
 
 def change(before: Sequence[Parts], after: Sequence[Parts], metric: str, digits: int) -> str:
     """The paired change of one metric."""
-    earlier, later = pooled(before, metric), pooled(after, metric)
-    both = [(*one, *other) for one, other in zip(earlier, later, strict=True)]
-    low, high = percentiles(resampled(both, lambda s: s[:, 2] / s[:, 3] - s[:, 0] / s[:, 1]))
-    difference = ratio(later) - ratio(earlier)
-    return f"**{difference:+.{digits}f}** ({low:+.{digits}f} to {high:+.{digits}f})".replace("-", "−")
+    both = list(zip(pooled(before, metric), pooled(after, metric), strict=True))
+    found = paired_ratio(both, len(both))
+    assert found is not None  # every dialogue is on both sides
+    text = f"**{found.difference:+.{digits}f}** ({found.low:+.{digits}f} to {found.high:+.{digits}f})"
+    return text.replace("-", "−")
 
 
 def main(folders: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from safer_steer.actors.generating import Generator
 from safer_steer.actors.generator_llm import LlmGenerator
 from safer_steer.actors.judge import RubricJudge
 from safer_steer.actors.red import LlmRed
-from safer_steer.actors.specs import KeptModels, Seating, Spec, SpecKind, parse_spec
+from safer_steer.actors.specs import Seating, Spec, SpecKind, kept_models, parse_spec
 from safer_steer.actors.tutor import LlmTutor
 from safer_steer.config import Recipe, Seats, recipe_from
 from safer_steer.errors import ConfigError
@@ -100,14 +100,14 @@ async def test_one_model_behind_an_endpoint_takes_every_seat(tmp_path: Path) -> 
 @pytest.mark.anyio
 async def test_a_model_in_this_process_may_outlive_its_seating(tmp_path: Path) -> None:
     spec, images = f"local:{model_folder(tmp_path)}", ImageStore(tmp_path / "images")
-    async with KeptModels() as kept:
+    async with kept_models() as kept:
         for text in (spec, LOCAL):
             async with Seating(everywhere("scripted"), images, environ={}, kept=kept) as seats:
                 seats.model(text)
-        assert [str(known) for known in kept.models] == [spec]
+        assert [str(known) for known in kept] == [spec]
         async with Seating(everywhere("scripted"), images, environ={}, kept=kept) as seats:
             model = seats.model(spec)
-            assert [model] == list(kept.models.values())
+            assert [model] == list(kept.values())
         messages = [Message(role=Role.USER, text="hi")]
         assert (await model.complete(messages, Sampling(max_tokens=1))).text is not None
     with pytest.raises(RuntimeError, match="closed"):

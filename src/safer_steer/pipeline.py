@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from safer_steer.actors.spec import SpecKind, parse_spec
-from safer_steer.actors.specs import KeptModels, Seating
+from safer_steer.actors.specs import Models, Seating, kept_models
 from safer_steer.asked import stage_print, whole_print
 from safer_steer.bench.books import outcomes, same_images
 from safer_steer.bench.suites import check_suite, from_files
@@ -203,7 +203,7 @@ class Pipeline:
         lacking: dict[str, StageError] = {}
         scripts = suite_of(self.recipe, self.run).scripts if from_files(self.recipe.eval.suite) else ()
         for model in MODELS:
-            async with KeptModels() as kept:
+            async with kept_models() as kept:
                 for protocol in PROTOCOLS:
                     name = f"{model}-{protocol}"
                     try:
@@ -264,7 +264,7 @@ class Pipeline:
             raise StageError(f"the stage '{stage}' is not finished", where=self.run.root / stage, hint=hint)
 
     async def _staged(
-        self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]], kept: KeptModels | None = None
+        self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]], kept: Models | None = None
     ) -> dict[str, Any]:
         """Run a stage measured and with its own seats (and `kept` models); add time and memory to what it recorded.
 
@@ -282,7 +282,7 @@ class Pipeline:
             return result
 
     async def _measured(
-        self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]], kept: KeptModels | None
+        self, name: str, work: Callable[[Seating], Awaitable[dict[str, Any]]], kept: Models | None
     ) -> dict[str, Any]:
         before = self.run.finished(name)
         with measure() as measured, self.run.noting(name, measured.figures):

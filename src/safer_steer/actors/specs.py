@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -31,30 +32,33 @@ from safer_steer.errors import ConfigError
 from safer_steer.image_store import ImageStore
 from safer_steer.seats import Assistant, Judge, UserActor
 
-__all__ = ["KeptModels", "Seating", "Spec", "SpecKind", "parse_spec"]
+__all__ = ["Models", "Seating", "Spec", "SpecKind", "kept_models", "parse_spec"]
 
 _OFFLINE = "safer_steer.actors.offline"
 MORE_OPEN = 64
 """Dialogues kept open beyond a server's slots, so that no slot waits for one."""
 
 
-class KeptModels:
+Models = dict[Spec, ChatModel]
+
+
+@asynccontextmanager
+async def kept_models() -> AsyncIterator[Models]:
     """Models in this process that outlive the seating that loaded them, for the next one; the block closes them.
 
     An evaluation that follows another of the same model finds it loaded, and what was read of dialogues kept.
     """
+    models: Models = {}
+    try:
+        yield models
+    finally:
+        await _close(models)
 
-    def __init__(self) -> None:
-        self.models: dict[Spec, ChatModel] = {}
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while self.models:
-            await self.models.popitem()[1].aclose()
+async def _close(models: Models) -> None:
+    """Close and forget them."""
+    while models:
+        await models.popitem()[1].aclose()
 
 
 class Seating:
@@ -71,15 +75,15 @@ class Seating:
         *,
         environ: Mapping[str, str] | None = None,
         notify: Callable[[str], None] = lambda text: None,
-        kept: KeptModels | None = None,
+        kept: Models | None = None,
     ) -> None:
         """Models in this process are taken from `kept` and left there, if it is given."""
-        self._kept = kept
         self._recipe, self._images = recipe, images
         self._environ, self._notify = environ, notify
         self._fragments = ImageFragments(images.read)
         self._endpoints: dict[str, Endpoint] = {}
-        self._models: dict[Spec, ChatModel] = {}
+        self._models: Models = {}
+        self._kept = kept
         self._seated: dict[tuple[Spec, str], ChatModel] = {}
         self._memory: Memory | None = None
         self._offline: dict[str, Any] = {}
@@ -94,10 +98,8 @@ class Seating:
 
     async def aclose(self) -> None:
         """Close every model and connection that was opened."""
-        models, self._models = self._models, {}
         self._seated.clear()
-        for model in models.values():
-            await model.aclose()
+        await _close(self._models)
         await self.hang_up()  # of moderation no model stands among those
         self._endpoints.clear()
         self._offline.clear()
@@ -152,14 +154,11 @@ class Seating:
         A model behind a server counts and keeps its replies under `role`, the name of a seat.
         """
         spec = parse_spec(text)
-        if self._kept is not None and spec.kind in IN_PROCESS:
-            if spec not in self._kept.models:
-                self._kept.models[spec] = self._build(spec)
-            return self._kept.models[spec]
-        if spec not in self._models:
-            self._models[spec] = self._build(spec)
+        models = self._kept if self._kept is not None and spec.kind in IN_PROCESS else self._models
+        if spec not in models:
+            models[spec] = self._build(spec)
         if spec.kind not in PAID:
-            return self._models[spec]
+            return models[spec]
         if (spec, role) not in self._seated:
             self._seated[spec, role] = RememberingModel(self._models[spec], str(spec), role, self.memory)
         return self._seated[spec, role]

@@ -127,13 +127,14 @@ def compare(a: Iterable[Outcome], b: Iterable[Outcome], budget: int = MAX_TURNS)
     for name, figure in FIGURES.items():
         everybody = {o.key for side in (mine, theirs) for o in side.values() if o.unsafe is figure.unsafe}
         wanted = [pair for pair in pairs if pair[0].unsafe is figure.unsafe]
-        found[name] = _ratio([(figure.part(x), figure.part(y)) for x, y in wanted], len(everybody), figure.binary)
+        found[name] = paired_ratio([(figure.part(x), figure.part(y)) for x, y in wanted], len(everybody), figure.binary)
     unsafe = {o.key for side in (mine, theirs) for o in side.values() if o.unsafe}
     found["survival"] = _survival([(x.survival, y.survival) for x, y in pairs if x.unsafe], len(unsafe), budget)
     return {name: paired for name, paired in found.items() if paired is not None}
 
 
-def _ratio(parts: Sequence[tuple[Row | None, Row | None]], everybody: int, binary: bool) -> Paired | None:
+def paired_ratio(parts: Sequence[tuple[Row | None, Row | None]], everybody: int, binary: bool = False) -> Paired | None:
+    """The difference of two ratios of sums over the dialogues that have a row on both sides; `None` where none has."""
     rows = [(*x, *y) for x, y in parts if x is not None and y is not None]
     if not rows:
         return None

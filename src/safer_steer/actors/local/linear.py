@@ -6,6 +6,7 @@ gave 104 GFLOP/s, oneDNN 195–260 (forward and both backward products; `benchma
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,16 +80,25 @@ def use_onednn(model: nn.Module) -> int:
     return len(large)
 
 
+def packed_product(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[..., Tensor]:
+    """`x ↦ x @ weight.T + bias` over a copy of the weight laid out for about `rows` rows at once; no gradients.
+
+    What is said beside x goes unheard: LoRA layers are told more.
+    """
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.clone(), rows)
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return _product(x, packed, bias)
+
+    return forward
+
+
 class PackedLinear(nn.Module):
-    """A linear layer that only reads: its weights lie as oneDNN likes them for about `rows` rows at once, fp32."""
+    """A linear layer that only reads, by `packed_product`."""
 
     def __init__(self, layer: OneDnnLinear, rows: int) -> None:
         super().__init__()
-        weight, self.bias = layer.weight.detach(), layer.bias
-        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.clone(), rows)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _product(x, self._packed, self.bias)
+        self.forward = packed_product(layer.weight.detach(), layer.bias, rows)
 
 
 def pack_for_reading(model: nn.Module, rows: int) -> int:
@@ -96,9 +106,13 @@ def pack_for_reading(model: nn.Module, rows: int) -> int:
 
     For good: the model neither learns nor is saved after that. No gradients, no memory beyond the weights'.
     """
-    count = use_onednn(model)
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, OneDnnLinear):
-                setattr(parent, name, PackedLinear(child, rows))
-    return count
+    use_onednn(model)
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, OneDnnLinear)
+    ]
+    for parent, name, child in places:
+        setattr(parent, name, PackedLinear(child, rows))
+    return len(places)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from safer_steer.actors.local.cache import SlotCache
-from safer_steer.actors.local.linear import OneDnnLinear
+from safer_steer.actors.local.linear import OneDnnLinear, packed_product
 from safer_steer.embedded.seen import traces
 
 ROWS = 32
@@ -59,7 +59,7 @@ class PackedWeights:
         self.drop()
         if self._enabled:
             with torch.no_grad():
-                self._forwards = [(layer, _packed(layer)) for layer in _layers(self._model)]
+                self._forwards = [(layer, packed_product(*effective(layer), ROWS)) for layer in _layers(self._model)]
         self._note()
 
     def _note(self) -> None:
@@ -137,14 +137,3 @@ def effective(layer: Any) -> tuple[Tensor, Tensor | None]:
             if adapter in layer.lora_A:
                 weight = weight + layer.get_delta_weight(adapter)
     return weight, base.bias
-
-
-def _packed(layer: Any) -> Callable[[Tensor], Tensor]:
-    weight, bias = effective(layer)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.clone(), ROWS)
-
-    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-        return result
-
-    return forward
