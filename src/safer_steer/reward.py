@@ -130,30 +130,45 @@ def turn_returns(shaped: Sequence[float], credit: Credit, discount: float = 1.0)
     return [total if credit is Credit.SUM else total / len(shaped)] * len(shaped)
 
 
-def group_advantages(returns: Sequence[Sequence[float]], *, divide_by_std: bool = False) -> list[list[float]]:
-    """`A^(k)_t = R^(k)_t − mean_k R_t` over the K rollouts of one seed, turn by turn.
+def group_advantages(
+    returns: Sequence[Sequence[float]], credit: Credit, *, divide_by_std: bool = False
+) -> list[list[float]]:
+    """`A^(k) = R^(k) − mean_k R` over the K rollouts of one seed; `returns` are `turn_returns` under `credit`.
 
-    The paper does not divide by the standard deviation. Where rollouts differ in length, turn t is compared among
-    those that have it. With `divide_by_std`, by the group's population standard deviation at that turn (a turn
-    without spread keeps 0).
+    Under `SUM` and `MEAN` a dialogue has one return, and is compared with all K, however many turns each has. Under
+    `TURN` each turn has its own: turn t is compared among the dialogues that have it. The paper does not divide by
+    the standard deviation; `divide_by_std` does, by the population's of the same comparison (one without spread keeps
+    0).
 
-    >>> group_advantages([[1.0, 1.0], [2.0, 2.0], [6.0, 6.0]])
-    [[-2.0, -2.0], [-1.0, -1.0], [3.0, 3.0]]
+    >>> group_advantages([[1.0, 1.0], [2.0, 2.0], [6.0]], Credit.SUM)
+    [[-2.0, -2.0], [-1.0, -1.0], [3.0]]
+    >>> group_advantages([[1.0, 1.0], [2.0, 2.0], [6.0]], Credit.TURN)
+    [[-2.0, -0.5], [-1.0, 0.5], [3.0]]
     """
-    longest = max((len(row) for row in returns), default=0)
-    means, scales = [], []
-    for t in range(longest):
-        column = [row[t] for row in returns if len(row) > t]
-        mean = sum(column) / len(column)
-        spread = (sum((value - mean) ** 2 for value in column) / len(column)) ** 0.5
-        means.append(mean)
-        scales.append(spread if divide_by_std and spread > 1e-8 else 1.0)
-    return [[(value - means[t]) / scales[t] for t, value in enumerate(row)] for row in returns]
+    if credit is not Credit.TURN:
+        scalars = _compared([row[0] for row in returns], divide_by_std)
+        return [[value] * len(row) for row, value in zip(returns, scalars, strict=True)]
+    found: list[list[float]] = [[] for _ in returns]
+    for t in range(max(map(len, returns), default=0)):
+        having = [k for k, row in enumerate(returns) if len(row) > t]
+        for k, value in zip(having, _compared([returns[k][t] for k in having], divide_by_std), strict=True):
+            found[k].append(value)
+    return found
 
 
-def has_spread(returns: Sequence[Sequence[float]], tolerance: float = 1e-8) -> bool:
-    """Whether a group says anything: some turn's returns differ by more than `tolerance`."""
-    return any(abs(value) > tolerance for row in group_advantages(returns) for value in row)
+def _compared(values: Sequence[float], divide_by_std: bool) -> list[float]:
+    """Each value less the mean of all."""
+    if not values:
+        return []
+    mean = sum(values) / len(values)
+    spread = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+    scale = spread if divide_by_std and spread > 1e-8 else 1.0
+    return [(value - mean) / scale for value in values]
+
+
+def has_spread(returns: Sequence[Sequence[float]], credit: Credit, tolerance: float = 1e-8) -> bool:
+    """Whether a group says anything: some returns that are compared differ by more than `tolerance`."""
+    return any(abs(value) > tolerance for row in group_advantages(returns, credit) for value in row)
 
 
 class Normalise(StrEnum):

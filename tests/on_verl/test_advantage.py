@@ -101,7 +101,7 @@ def test_the_estimator_is_the_reward_module(groups, credit, shaping, alpha, disc
             turn_returns(shaped_rewards([r for r, _ in rows[row][1]], shaping, alpha), credit, discount)
             for row in members
         ]
-        expected = group_advantages(returns, divide_by_std=divide)
+        expected = group_advantages(returns, credit, divide_by_std=divide)
         for row, wanted, back in zip(members, expected, returns, strict=True):
             spans = turn_spans(mask[row].tolist())
             for (start, stop), advantage, value in zip(spans, wanted, back, strict=True):

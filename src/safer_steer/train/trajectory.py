@@ -85,9 +85,9 @@ def build_group(rollouts: Sequence[Rollout], config: GrpoConfig) -> Group | Drop
     rewards = [turn_rewards(rollout, config) for rollout in rollouts]
     shaped = [shaped_rewards(row, config.shaping, config.alpha) for row in rewards]
     returns = [turn_returns(row, config.credit, config.discount) for row in shaped]
-    if not has_spread(returns):
+    if not has_spread(returns, config.credit):
         return Dropped(DropReason.ZERO_SPREAD, f"all {len(rollouts)} samples of {rollouts[0].script.id} did equally")
-    advantages = group_advantages(returns, divide_by_std=config.divide_by_std)
+    advantages = group_advantages(returns, config.credit, divide_by_std=config.divide_by_std)
     rows = zip(rollouts, rewards, advantages, strict=True)
     trajectories = tuple(trajectory(rollout, row, credit) for rollout, row, credit in rows)
     longest = max(len(item.ids) for item in trajectories)

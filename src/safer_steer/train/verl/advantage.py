@@ -72,7 +72,7 @@ def advantages(
     for rows in groups.values():
         rewards = [[float(token_level_rewards[row, stop - 1]) for _, stop in spans[row]] for row in rows]
         returns = [turn_returns(shaped_rewards(turns, shaping, alpha), credit, discount) for turns in rewards]
-        compared = group_advantages(returns, divide_by_std=divide_by_std)
+        compared = group_advantages(returns, credit, divide_by_std=divide_by_std)
         for row, turns, credits in zip(rows, returns, compared, strict=True):
             for (start, stop), value, advantage in zip(spans[row], turns, credits, strict=True):
                 gained[row, start:stop] = advantage
