@@ -16,7 +16,7 @@ from safer_steer.errors import ConfigError
 from safer_steer.prompts import Fence, load_prompt, neutralise, parse_prompt
 
 NAMES = [
-    "adversarial_rewriting", "attack_judge", "blue_guidelines", "dialogue_planning", "eval_judge",
+    "adversarial_rewriting", "answer_form", "attack_judge", "blue_guidelines", "dialogue_planning", "eval_judge",
     "expand_benign", "expand_obfuscated", "probe", "red_rewrite", "strongreject", "tutor", "visual_analysis",
     "wildguard",
 ]  # fmt: skip

@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command import serving
+from people import script
+from safer_steer.actors.assistant import system_of
 from safer_steer.actors.attack_judge import AttackJudge
 from safer_steer.actors.blue import LlmBlue
 from safer_steer.actors.chat import Message, Role, Sampling
@@ -19,8 +22,11 @@ from safer_steer.actors.red import LlmRed
 from safer_steer.actors.specs import Seating, Spec, SpecKind, kept_models, parse_spec
 from safer_steer.actors.tutor import LlmTutor
 from safer_steer.config import Recipe, Seats, recipe_from
+from safer_steer.dialogue import AnswerState, History
 from safer_steer.errors import ConfigError
+from safer_steer.evaluating import check_probe, check_seats, evaluation_inputs
 from safer_steer.image_store import ImageStore
+from safer_steer.prompts import load_prompt
 from safer_steer.seats import Assistant, Judge, UserActor
 from tiny_training import model_folder
 
@@ -143,3 +149,57 @@ async def test_the_offline_blue_expert_does_not_pretend_to_think(tmp_path: Path)
     async with Seating(recipe, ImageStore(tmp_path), environ={}) as seats:
         with pytest.raises(ConfigError, match="plain answers only"):
             seats.blue()
+
+
+def with_weights(folder: Path, digit: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(digit.encode())
+    return folder
+
+
+def test_an_evaluation_hangs_on_the_weights_of_everybody_local(tmp_path: Path) -> None:
+    guard, tutor = (with_weights(tmp_path / name, "1") for name in ("guard", "tutor"))
+    judge = f"panel:[scripted, llama-guard-3:local:{guard}]"
+    recipe = recipe_from({"seats": {"judge": judge, "tutor": f"local:{tutor}"}})
+
+    def inputs(protocol: str) -> str:
+        return evaluation_inputs(recipe, "scripted", protocol)[0]
+
+    static, adaptive = inputs("static"), inputs("adaptive")
+    with_weights(tutor, "23")
+    assert (inputs("static"), inputs("adaptive") == adaptive) == (static, False)
+    with_weights(guard, "23")
+    assert inputs("static") != static
+
+
+def test_the_probe_needs_a_judge_with_scores() -> None:
+    guards = ["wildguard:w@http://127.0.0.1:8000/v1", "panel:[wildguard:w@http://h/v1, llama-guard-4:g@http://h/v1]"]
+    for judge in guards:
+        recipe = recipe_from({"seats": {"judge": judge}, "grpo": {"probe_every": 5}})
+        with pytest.raises(ConfigError, match=r"grpo.probe_every: .*no scores .*probe_every=null"):
+            check_probe(recipe)
+        check_seats(recipe)
+        check_probe(recipe_from({"seats": {"judge": judge}}))
+    both = "panel:[scripted, wildguard:w@http://h/v1]"
+    check_probe(recipe_from({"seats": {"judge": both}, "grpo": {"probe_every": 5}}))
+
+
+@pytest.mark.anyio
+async def test_the_answers_form_is_asked_for_where_it_is_read(tmp_path: Path) -> None:
+    """Models under test are told the form; the target, which never learns it, answers as it likes."""
+    with serving() as server:
+        spec = f"openai:m@{server.url}"
+        recipe = recipe_from({"answer_format": "tagged", "system_prompt": "Be brief.", "seats": {"target": spec}})
+        async with Seating(recipe, ImageStore(tmp_path), environ={}) as seats:
+            history = History(script=script("hello"), exchanges=(), user="hello", sample=0)
+            told = await seats.assistant(spec, Sampling()).answer(history)
+            free = await seats.target().answer(history)
+    assert (told.state, free.state, free.text) == (AnswerState.FORMAT_FAILURE, AnswerState.OK, "An answer to: hello")
+    first, second = (body["messages"][0]["content"] for body in server.bodies)
+    assert first.startswith("Be brief.\n\n") and "<thinking>" in first and "<answer>" in first
+    assert second == "Be brief."
+    assert system_of(recipe_from({"answer_format": "tagged"})) == load_prompt("answer_form").render()[0]
+    own = "Write <thinking>…</thinking><answer>…</answer>."
+    assert system_of(recipe_from({"answer_format": "tagged", "system_prompt": own})) == own
+    assert system_of(recipe_from({})) is None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from safer_steer.actors.adaptive import AdaptiveUser
-from safer_steer.actors.judging import parse_judge_spec
+from safer_steer.actors.assistant import system_of
+from safer_steer.actors.judging import judge_print, members_of, parse_judge_spec
 from safer_steer.actors.recalling import RecallingAssistant
 from safer_steer.actors.spec import IN_PROCESS, model_print, parse_spec
 from safer_steer.actors.specs import Seating
@@ -32,6 +33,14 @@ def check_seats(recipe: Recipe) -> None:
             raise ConfigError(error.what, where=f"seats.{seat}", hint=error.hint) from error
 
 
+def check_probe(recipe: Recipe) -> None:
+    """Refuse a judge that gives the probe of Stage III nothing to watch; raises `ConfigError`."""
+    if recipe.grpo.probe_every is not None and all(judge.guard for judge in members_of(recipe.seats.judge)):
+        what = f"'{recipe.seats.judge}' gives no scores for the probe to watch, only whether an answer is unsafe"
+        hint = "say grpo.probe_every=null, or seat a judge or a panel with one"
+        raise ConfigError(what, where="grpo.probe_every", hint=hint)
+
+
 _NOT_BINDING = {"max_unscored_share", "safety_pass", "help_pass", "open_dialogues", "adaptive"}
 """Settings of an evaluation that may change between two runs of its command; `adaptive` is bound as the protocol."""
 
@@ -50,12 +59,13 @@ def evaluation_inputs(recipe: Recipe, spec: str, protocol: str) -> tuple[str, di
     settings = recipe.eval.model_dump(mode="json", exclude=_NOT_BINDING)
     settings["suite"] = suite_print(recipe.eval.suite)
     settings["judge_prompts"] = prompts_print(recipe)
-    manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)
-    tutor = recipe.seats.tutor if protocol == "adaptive" else None
-    whole = fingerprint("eval", weights, recipe.seats.judge, tutor, protocol, settings, manner)
-    named: dict[str, object] = {"model": weights, "judge": recipe.seats.judge, "tutor": tutor, "protocol": protocol}
+    manner = (recipe.seed, recipe.answer_format, system_of(recipe))
+    judge = judge_print(recipe.seats.judge)
+    tutor = model_print(recipe.seats.tutor) if protocol == "adaptive" else None
+    whole = fingerprint("eval", weights, judge, tutor, protocol, settings, manner)
+    named: dict[str, object] = {"model": weights, "judge": judge, "tutor": tutor, "protocol": protocol}
     named |= {"suite": settings.pop("suite")} | {f"eval.{key}": value for key, value in settings.items()}
-    named |= {key: getattr(recipe, key) for key in ("seed", "answer_format", "system_prompt")}
+    named |= dict(zip(("seed", "answer_format", "system_prompt"), manner, strict=True))
     return whole, {name: fingerprint(value) for name, value in named.items()}
 
 

@@ -20,6 +20,7 @@ from safer_steer.construct.stage import construct
 from safer_steer.dialogue import Script
 from safer_steer.errors import Incomplete, StageError, TooMuchUnscored
 from safer_steer.evaluating import (
+    check_probe,
     check_seats,
     counted,
     evaluate,
@@ -38,6 +39,7 @@ __all__ = [
     "PROTOCOLS",
     "STAGES",
     "Pipeline",
+    "check_probe",
     "check_seats",
     "evaluate",
     "evaluation_inputs",

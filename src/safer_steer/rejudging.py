@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safer_steer.actors.judging import judge_print
 from safer_steer.actors.specs import Seating
 from safer_steer.bench.books import done_keys
 from safer_steer.bench.evaluate import Session, Summary
@@ -28,7 +29,7 @@ async def rejudge(recipe: Recipe, seats: Seating, source: Path, out: RunFolder, 
     room = seats.room(recipe.seats.judge)
     open_dialogues = recipe.open_dialogues if room is None else room
     with out.locked():
-        digest, who = transcripts.digest(), (recipe.seats.judge, judge.stamp.model_dump())
+        digest, who = transcripts.digest(), (judge_print(recipe.seats.judge), judge.stamp.model_dump())
         parts = {"set of transcripts": fingerprint(digest), "judge": fingerprint(who)}
         out.claim("", fingerprint("rejudge", digest, *who), parts)
         transcripts.lend_images(out.images)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 from safer_steer.actors.chat import ChatModel, Message, Role, Sampling
+from safer_steer.config import Recipe
 from safer_steer.dialogue import Answer, AnswerFormat, AnswerState, History, stable_id
+from safer_steer.prompts import load_prompt
 
 _TAGGED = re.compile(r"\s*<thinking>(.*?)</thinking>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 
@@ -25,6 +27,19 @@ def parse_answer(raw: str, answer_format: AnswerFormat) -> tuple[str, AnswerStat
             return "", AnswerState.FORMAT_FAILURE
         text = match[2].strip()
     return text, AnswerState.OK if text else AnswerState.EMPTY
+
+
+def system_of(recipe: Recipe) -> str | None:
+    """What students and models under test are told before a dialogue: the recipe's system prompt, or nothing.
+
+    Where answers are tagged the form is told too, unless the recipe's own prompt does: no model writes it unasked, and
+    an answer out of form is not judged.
+    """
+    own = recipe.system_prompt
+    if recipe.answer_format is not AnswerFormat.TAGGED or (own is not None and "<answer>" in own):
+        return own
+    form, _ = load_prompt("answer_form").render()
+    return form if own is None else f"{own}\n\n{form}"
 
 
 def messages_of(history: History, system: str | None = None) -> list[Message]:

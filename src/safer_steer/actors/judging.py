@@ -18,7 +18,7 @@ from safer_steer.actors.guards import GuardKind, LlamaGuard, StrongReject, WildG
 from safer_steer.actors.judge import JUDGING, RubricJudge
 from safer_steer.actors.moderation import ModerationGuard
 from safer_steer.actors.panel import Panel, PanelRule, ScaledJudge
-from safer_steer.actors.spec import Spec, SpecKind, parse_spec
+from safer_steer.actors.spec import Spec, SpecKind, model_print, parse_spec
 from safer_steer.config import EvalConfig
 from safer_steer.dialogue import Record
 from safer_steer.errors import ConfigError
@@ -88,6 +88,12 @@ def addresses(text: str) -> tuple[str, ...]:
     """
     urls = (judge.spec.base_url for judge in members_of(text))
     return tuple(dict.fromkeys(url for url in urls if url is not None))
+
+
+def judge_print(text: str) -> tuple[str, ...]:
+    """Who judges, for fingerprints: the SPEC, and what stands in the weight files of every folder it names."""
+    local = (judge.spec for judge in members_of(text) if judge.spec.kind is SpecKind.LOCAL)
+    return (text, *(model_print(str(spec)) for spec in local))
 
 
 def judges(text: str) -> int:

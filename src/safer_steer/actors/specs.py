@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from safer_steer.actors.assistant import ChatAssistant
+from safer_steer.actors.assistant import ChatAssistant, system_of
 from safer_steer.actors.attack_judge import AttackJudge
 from safer_steer.actors.blue import LlmBlue
 from safer_steer.actors.chat import ChatModel, Sampling
@@ -182,14 +182,18 @@ class Seating:
             self.model(text, role),
             sampling,
             answer_format=recipe.answer_format,
-            system=recipe.system_prompt,
+            system=system_of(recipe),
             seed=recipe.seed,
         )
 
     def target(self) -> Assistant:
-        """Stage I's fixed target, greedy."""
-        limit = self._recipe.construction.target_max_tokens
-        return self.assistant(self._recipe.seats.target, Sampling(max_tokens=limit), "target")
+        """Stage I's fixed target, greedy. It never learns the answers' form: all it writes is judged."""
+        recipe = self._recipe
+        sampling = Sampling(max_tokens=recipe.construction.target_max_tokens)
+        if parse_spec(recipe.seats.target).kind is SpecKind.SCRIPTED:
+            return self._scripted_blue()
+        model = self.model(recipe.seats.target, "target")
+        return ChatAssistant(model, sampling, system=recipe.system_prompt, seed=recipe.seed)
 
     def judge(self) -> Judge:
         """The evaluation judge: a model with the rubric, a guard, or a panel (`judging`)."""

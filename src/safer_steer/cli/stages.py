@@ -121,9 +121,11 @@ def _trained(name: str, engine: str, settings: Recipe, out: Path, dry_run: bool,
 def run_stage(name: str, settings: Recipe, out: Path, dry_run: bool, resume: bool) -> None:
     """One stage of the pipeline, or (`demo`) all of them, on this machine; or what it would take."""
     from safer_steer import forecast
-    from safer_steer.pipeline import Pipeline, check_seats
+    from safer_steer.pipeline import Pipeline, check_probe, check_seats
 
     check_seats(settings)
+    if name in ("demo", "grpo"):
+        check_probe(settings)
     if dry_run:
         typer.echo(forecast.text(settings, None if name == "demo" else name, RunFolder(out)))
         return

@@ -18,7 +18,7 @@ from inspect_ai.model import get_model
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-from safer_steer.actors.assistant import ChatAssistant
+from safer_steer.actors.assistant import ChatAssistant, system_of
 from safer_steer.actors.chat import Sampling
 from safer_steer.actors.inspect_model import InspectModel
 from safer_steer.actors.judge import RubricJudge
@@ -71,7 +71,7 @@ class Room:
             InspectModel(str(model), self.images.read, model=model),
             Sampling(temperature=recipe.eval.temperature, max_tokens=recipe.eval.max_tokens),
             answer_format=recipe.answer_format,
-            system=recipe.system_prompt,
+            system=system_of(recipe),
             seed=recipe.seed,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from safer_steer.actors.assistant import ChatAssistant
+from safer_steer.actors.assistant import ChatAssistant, system_of
 from safer_steer.actors.chat import Sampling
 from safer_steer.actors.followup import FollowUp
 from safer_steer.actors.local import LocalModel
@@ -95,7 +95,7 @@ async def grpo(
 def _settings(recipe: Recipe) -> tuple[object, ...]:
     """What the result depends on: not how often it is written down."""
     dumped = recipe.grpo.model_dump(mode="json", exclude={"checkpoint_every", "transcripts_per_step", "tutor_price"})
-    return recipe.seed, recipe.answer_format, recipe.system_prompt, dumped
+    return recipe.seed, recipe.answer_format, system_of(recipe), dumped
 
 
 class Trainer:
@@ -124,7 +124,7 @@ class Trainer:
         assistant, self._quiet = (
             ChatAssistant(
                 self.student, Sampling(temperature=temperature, max_tokens=config.max_tokens),
-                answer_format=recipe.answer_format, system=recipe.system_prompt, seed=recipe.seed,
+                answer_format=recipe.answer_format, system=system_of(recipe), seed=recipe.seed,
             )
             for temperature in (config.temperature, 0.0)
         )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from safer_steer.actors.assistant import system_of
 from safer_steer.actors.chat import Message, Role
 from safer_steer.actors.local import DialogueTokenizer
 from safer_steer.config import Recipe, SftConfig, SftEngine
@@ -71,7 +72,7 @@ def run_sft(recipe: Recipe, run: RunFolder, model_path: Path, report: Reporter) 
     Raises `StageError` when nothing fits, `StorageError`, `WeightsError`.
     """
     rollouts = kept_dialogues(run)
-    settings = (recipe.seed, recipe.sft.binding(), recipe.system_prompt)
+    settings = (recipe.seed, recipe.sft.binding(), system_of(recipe))
     run.claim(STAGE, fingerprint(STAGE, settings, [item.to_json() for item in rollouts], weights_print(model_path)))
     done = run.finished(STAGE)
     if done is not None:
@@ -137,7 +138,8 @@ def examples_of(rollouts: Sequence[Rollout], tokenizer: DialogueTokenizer, recip
 
 
 def _example(rollout: Rollout, tokenizer: DialogueTokenizer, recipe: Recipe) -> Example | None:
-    messages = [] if recipe.system_prompt is None else [Message(role=Role.SYSTEM, text=recipe.system_prompt)]
+    system = system_of(recipe)
+    messages = [] if system is None else [Message(role=Role.SYSTEM, text=system)]
     for turn in rollout.turns:
         messages.append(Message(role=Role.USER, text=turn.user, images=rollout.script.images_at(turn.index)))
         # No token trace: another model wrote this answer, with a vocabulary of its own.

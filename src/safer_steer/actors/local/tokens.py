@@ -169,7 +169,8 @@ class DialogueTokenizer:
 
     def _system(self, text: str) -> Lead:
         if self._pieces.system_opening is None or self._pieces.system_closing is None:
-            raise ConfigError("this model's chat template takes no system prompt", hint="leave system_prompt empty")
+            hint = "leave system_prompt empty and answer_format plain"
+            raise ConfigError("this model's chat template takes no system prompt", hint=hint)
         before = self._pieces.system_opening + self.encode(text, self._pieces.system_gap)
         closing = self._pieces.system_closing
         return Lead(before + closing.bare, before + closing.shown)

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from safer_steer.actors.assistant import system_of
 from safer_steer.config import Recipe
 from safer_steer.dialogue import Rollout, Script
 from safer_steer.errors import StageError
@@ -68,7 +69,8 @@ def write_sft_data(path: Path, rollouts: Sequence[Rollout], images: ImageStore, 
 
 
 def _dialogue(rollout: Rollout, images: ImageStore, recipe: Recipe) -> dict[str, Any]:
-    messages = [] if recipe.system_prompt is None else [{"role": "system", "content": recipe.system_prompt}]
+    system = system_of(recipe)
+    messages = [] if system is None else [{"role": "system", "content": system}]
     for turn in rollout.turns:
         places = IMAGE * len(rollout.script.images_at(turn.index))
         messages.append({"role": "user", "content": places + _neutral(turn.user)})

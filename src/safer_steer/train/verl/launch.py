@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from safer_steer.actors.assistant import system_of
 from safer_steer.actors.specs import parse_spec
 from safer_steer.config import Recipe
 from safer_steer.dialogue import Rollout, Script
@@ -153,13 +154,13 @@ def _grpo_inputs(recipe: Recipe, model: Path, scripts: Sequence[Script]) -> str:
     grpo = recipe.grpo.model_dump(mode="json", exclude={"checkpoint_every", "transcripts_per_step"})
     seats = [parse_spec(spec) for spec in recipe.cluster.tutors or (recipe.seats.tutor,)]
     tutors = sorted({f"{seat.kind}:{seat.model}" for seat in seats})
-    settings = (recipe.seed, recipe.answer_format, recipe.system_prompt, grpo, tutors)
+    settings = (recipe.seed, recipe.answer_format, system_of(recipe), grpo, tutors)
     return fingerprint("grpo-verl", VERL_VERSION, settings, sorted(s.to_json() for s in scripts), weights_print(model))
 
 
 def _sft_inputs(recipe: Recipe, model: Path, rollouts: Sequence[Rollout]) -> str:
     """What the training of Stage II depends on, likewise."""
-    settings = (recipe.seed, recipe.system_prompt, recipe.sft.binding())
+    settings = (recipe.seed, system_of(recipe), recipe.sft.binding())
     return fingerprint("sft-verl", VERL_VERSION, settings, [r.to_json() for r in rollouts], weights_print(model))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase
 
-from safer_steer.actors.assistant import ChatAssistant
+from safer_steer.actors.assistant import ChatAssistant, system_of
 from safer_steer.actors.chat import Sampling
 from safer_steer.actors.followup import FollowUp
 from safer_steer.actors.local.tokens import DialogueTokenizer
@@ -86,7 +86,7 @@ class Room:
         )
         assistant = ChatAssistant(
             student, Sampling(temperature=config.temperature, max_tokens=config.max_tokens),
-            answer_format=self.recipe.answer_format, system=self.recipe.system_prompt, seed=self.recipe.seed,
+            answer_format=self.recipe.answer_format, system=system_of(self.recipe), seed=self.recipe.seed,
         )  # fmt: skip
         return Cast(FollowUp() if config.feedback else ScriptUser(), assistant, self.tutor), student
 
