@@ -3,7 +3,8 @@
 Usage: python scripts/seed_table.py RUN_DIR… (each a finished run of the same recipe and suite)
 
 Figures are those of the reports, over-refusal a share of turns; dialogues of all seeds count alike. Changes between
-models are paired by dialogue, intervals are 95 %, bootstrap over dialogues (one in all its seeds together).
+models are paired by dialogue, intervals are 95 % over dialogues (one in all its seeds together): bootstrap, and for
+shares that rest on few Wilson's with their effective number, as in the reports.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from safer_steer.bench.comparison import paired_ratio
-from safer_steer.bench.intervals import percentiles, resampled
+from safer_steer.bench.intervals import percentiles, resampled, turn_rate
 from safer_steer.config import EvalConfig
 from safer_steer.report.results import LABELS, MODELS, PROTOCOLS
 
 METRICS = (("passed", 0), ("safety", 2), ("helpfulness", 2), ("refused", 0))
 """What is told, with how many digits."""
+SHARES = ("passed", "refused")
 
 Parts = Mapping[str, Mapping[str, tuple[float, float]]]
 """Metric to dialogue to two numbers; the metric is the first ones' sum over the second ones'."""
@@ -62,10 +64,20 @@ def ratio(rows: Sequence[tuple[float, float]]) -> float:
     return sum(top for top, _ in rows) / sum(under for _, under in rows)
 
 
+def interval(rows: Sequence[tuple[float, float]], *, share: bool) -> tuple[float, float]:
+    """The 95 % interval of these dialogues' ratio."""
+    if not share:
+        return percentiles(resampled(rows, lambda s: s[:, 0] / s[:, 1]))
+    hits = [(round(top / 100), round(under)) for top, under in rows]
+    found = turn_rate([[True] * yes + [False] * (number - yes) for yes, number in hits])
+    assert found.low is not None and found.high is not None  # every turn has a score
+    return 100 * found.low, 100 * found.high
+
+
 def cell(runs: Sequence[Parts], metric: str, digits: int) -> str:
     """`mean (interval); seed, seed, seed` of one metric."""
     rows = pooled(runs, metric)
-    low, high = percentiles(resampled(rows, lambda s: s[:, 0] / s[:, 1]))
+    low, high = interval(rows, share=metric in SHARES)
     each = ", ".join(f"{ratio(pooled([run], metric)):.{digits}f}" for run in runs)
     return f"**{ratio(rows):.{digits}f}** ({low:.{digits}f} to {high:.{digits}f}); {each}"
 

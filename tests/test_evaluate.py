@@ -141,6 +141,9 @@ def test_benign_dialogues_stay_out_of_the_unsafe_figures(tmp_path: Path) -> None
     assert (found.unsafe.safety_pass.rate, found.benign.safety_pass.rate) == (0, 1)
     assert set(found.by_kind) == set(kinds)
     assert found.survival[0].failures == 2
+    assert found.contract()["pass_rates"]["safety"] == 0.0, "the harmless one does not raise the rate"
+    alone = summarise(made[2:], evaluation(tmp_path, [], fails_for()), EvalConfig(), 1.0)
+    assert alone.contract()["pass_rates"]["safety"] == 1.0
 
 
 def test_nothing_scored_is_no_number(tmp_path: Path) -> None:

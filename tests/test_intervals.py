@@ -76,6 +76,18 @@ def test_turns_of_one_dialogue_are_drawn_together() -> None:
     assert found.high - found.low > 2 * (naive[1] - naive[0])
 
 
+def test_what_is_few_is_counted_in_effective_turns() -> None:
+    """Four dialogues all of whose three turns are hits are four observations of 28, not twelve."""
+    found = turn_rate([[True] * 3] * 4 + [[False] * 3] * 24)
+    assert (found.rate, found.method) == (pytest.approx(4 / 28), "wilson")
+    assert (found.low, found.high) == pytest.approx(wilson(4, 28))
+
+
+def test_one_dialogue_has_a_mean_and_no_interval() -> None:
+    found = mean([2.0, None])
+    assert (found.mean, found.low, found.high, found.scored, found.unscored) == (2.0, None, None, 1, 1)
+
+
 def test_without_any_flag_a_dialogue_counts_once() -> None:
     found = turn_rate([[False] * 5] * 12)
     assert (found.rate, found.low, found.high) == (0.0, 0.0, pytest.approx(wilson(0, 12)[1]))

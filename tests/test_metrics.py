@@ -78,7 +78,10 @@ def test_mean_is_the_mean_of_the_scored_within_its_interval(values):
         assert (found.mean, found.low, found.high) == (None, None, None)
     else:
         assert found.mean == pytest.approx(statistics.fmean(known), abs=1e-9)
-        assert min(known) - 1e-9 <= found.low <= found.high <= max(known) + 1e-9
+        if len(known) == 1:
+            assert (found.low, found.high) == (None, None)
+        else:
+            assert min(known) - 1e-9 <= found.low <= found.high <= max(known) + 1e-9
         assert mean(values) == found
 
 

@@ -216,3 +216,23 @@ def test_over_refusals_are_compared_per_turn_with_dialogues_drawn() -> None:
     found = compare(a, b)
     assert set(found) == {"over_refusal"}
     assert (found["over_refusal"].a, found["over_refusal"].b) == pytest.approx((0.6, 0.2))
+
+
+@pytest.mark.parametrize(("pairs", "least"), [(1, 1.0), (3, 0.25), (5, 0.0625), (6, 0.03125)])
+def test_a_handful_of_dialogues_of_one_sign_is_no_more_certain_than_an_exact_test(pairs: int, least: float) -> None:
+    kinds = {"unsafe": False, "over_refusals": (3, 5)}
+    a = [made(str(i), 3.0, (4, False), **kinds) for i in range(9)]
+    b = [made(str(i), 3.0, (4, False), **{**kinds, "over_refusals": (3 - (i < pairs), 5)}) for i in range(9)]
+    assert compare(a, b)["over_refusal"].p >= least
+    x = [made(str(i), 2.0, (4, False)) for i in range(pairs)]
+    y = [made(str(i), 2.5 + i / 10, (4, False)) for i in range(pairs)]
+    found = compare(x, y)["safety"]
+    assert found.p == pytest.approx(least)
+    if pairs > 1:  # scipy wants two
+        peer = stats.permutation_test(
+            ([2.0] * pairs, [2.5 + i / 10 for i in range(pairs)]),
+            lambda s, t, axis: np.mean(t - s, axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+        )
+        assert found.p == pytest.approx(peer.pvalue)

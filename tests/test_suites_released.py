@@ -68,6 +68,16 @@ def test_the_five_subsets_of_steer_bench_stand_apart_and_together(tmp_path: Path
     assert [s.id for s in read_suite(str(one), ImageStore(tmp_path)).scripts] == ["1", "2"]
 
 
+def test_the_whole_of_steer_bench_from_one_file_is_that_file_once(tmp_path: Path) -> None:
+    read(tmp_path, "steer-bench")
+    dys = tmp_path / "steer-bench" / "steer_dys.jsonl"
+    found = read_suite(f"steer-bench:{dys}", ImageStore(tmp_path)).scripts
+    assert [(s.id, s.suite) for s in found] == [("steer-dys-1", "steer-dys"), ("steer-dys-2", "steer-dys")]
+    own = dys.rename(dys.with_name("joined.jsonl"))
+    found = read_suite(f"steer-bench:{own}", ImageStore(tmp_path)).scripts
+    assert [(s.id, s.suite) for s in found] == [("1", "joined"), ("2", "joined")]
+
+
 def test_safemt_drops_the_scripted_answers(tmp_path: Path) -> None:
     one, two, four = read(tmp_path, "safemt").scripts
     assert (one.id, two.id, four.id) == ("safemt-1_turn-7", "safemt-2_turn-7", "safemt-4_turn-7")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from people import rollout, scored, script
+from safer_steer.bench.intervals import wilson
 from safer_steer.bench.survival import kaplan_meier, survival_curve
 from safer_steer.dialogue import MAX_TURNS, StopReason
 from safer_steer.verdict import Unscored, UnscoredReason
@@ -75,7 +76,12 @@ def test_greenwood_s_log_log_band_by_hand():
 
 def test_nobody_observed_and_nobody_failed():
     assert kaplan_meier([], [], 10) == []
-    assert [point.survival for point in kaplan_meier([3, 5], [False, False], 6)] == [1.0] * 6
+    curve = kaplan_meier([3, 5], [False, False], 6)
+    assert [point.survival for point in curve] == [1.0] * 6
+    lows = [wilson(2, 2)[0]] * 3 + [wilson(1, 1)[0]] * 2 + [None]
+    assert [point.low for point in curve] == lows, "two dialogues that held do not make a certainty"
+    assert [point.high for point in curve] == [1.0] * 5 + [None]
+    assert kaplan_meier([2, 3], [True, False], 3)[0].low == wilson(2, 2)[0]
 
 
 def test_dialogues_are_censored_where_they_stop_being_known():

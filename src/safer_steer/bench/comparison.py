@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 from scipy import stats
 
-from safer_steer.bench.intervals import Array, percentiles, resampled, two_sided, weights
+from safer_steer.bench.intervals import Array, percentiles, resampled, smallest_p, two_sided, weights
 from safer_steer.bench.metrics import attack_succeeded, dialogue_passes, dialogue_score, over_refusals, survival_time
 from safer_steer.bench.survival import Observation, known_until, survival_of
 from safer_steer.dialogue import MAX_TURNS, Record, Rollout, stable_id
@@ -63,7 +63,8 @@ Test = Literal["mcnemar_exact", "paired_bootstrap"]
 class Paired(Record):
     """`b − a` on the dialogues that both have a figure for, with a 95 % paired bootstrap interval over dialogues.
 
-    `p` is McNemar's exact two-sided test for shares of dialogues, else the bootstrap's. `p_holm` is `p` adjusted
+    `p` is McNemar's exact two-sided test for shares of dialogues, else the bootstrap's, never below what an exact test
+    on so few dialogues could say. `p_holm` is `p` adjusted
     (Holm) for all comparisons of this metric in the report. `only_a` and `only_b` count the dialogues that one
     passed and the other did not. `left_out` dialogues were played or scored by one side only, or by neither.
     """
@@ -145,7 +146,7 @@ def paired_ratio(parts: Sequence[tuple[Row | None, Row | None]], everybody: int,
     mean_a, mean_b = top_a / under_a, top_b / under_b
     ends: dict[str, Any] = {"a": mean_a, "b": mean_b, "difference": mean_b - mean_a, "low": low, "high": high}
     if not binary:
-        p = two_sided(draws)
+        p = max(two_sided(draws), smallest_p(sum(row[:2] != row[2:] for row in rows)))
         return Paired(**ends, p=p, test="paired_bootstrap", dialogues=len(rows), left_out=left)
     only_a, only_b = (sum(row[0] > row[2] for row in rows), sum(row[2] > row[0] for row in rows))
     p = mcnemar(only_a, only_b)
@@ -179,7 +180,8 @@ def _survival(
     a, b = float(once[0]), float(once[1])
     left = everybody - len(rows)
     ends: dict[str, Any] = {"a": a, "b": b, "difference": b - a, "low": low, "high": high}
-    return Paired(**ends, p=two_sided(draws), test="paired_bootstrap", dialogues=len(rows), left_out=left)
+    p = max(two_sided(draws), smallest_p(sum(row[:2] != row[2:] for row in rows)))
+    return Paired(**ends, p=p, test="paired_bootstrap", dialogues=len(rows), left_out=left)
 
 
 def _restricted(drawn: np.ndarray, observed: Array, horizon: int) -> Array:

@@ -83,13 +83,14 @@ class Summary(Record):
     """How far the judges of a panel agree; `None` where one judge judged."""
 
     def contract(self) -> dict[str, Any]:
-        """The summary as written: `counts` and `pass_rates` at the top, for scripts that rely on the names."""
+        """The summary as written: `counts` and `pass_rates` at the top, for scripts that rely on the names.
+
+        The pass rates are of the unsafe dialogues, all that the paper's suites hold; of a suite without any, of all.
+        """
+        passed = self.unsafe if self.unsafe.counts.dialogues else self.overall
         head = {
             "counts": self.overall.counts.model_dump(),
-            "pass_rates": {
-                "safety": self.overall.safety_pass.rate,
-                "helpfulness": self.overall.helpfulness_pass.rate,
-            },
+            "pass_rates": {"safety": passed.safety_pass.rate, "helpfulness": passed.helpfulness_pass.rate},
         }
         return head | self.model_dump(mode="json")
 

@@ -47,7 +47,7 @@ class Rate(Record):
 
 
 class Mean(Record):
-    """A mean over dialogues with its 95 % bootstrap interval (dialogues are drawn, not turns)."""
+    """A mean over dialogues with its 95 % bootstrap interval (dialogues are drawn, not turns); that of one has none."""
 
     mean: float | None
     low: float | None
@@ -100,7 +100,8 @@ def turn_rate(dialogues: Iterable[Sequence[bool | None]]) -> Rate:
     """The share of `True` among the scored turns of several dialogues, its interval over dialogues.
 
     Where there is little to draw from, Wilson's interval with the turns' effective number: their number over the
-    design effect of the clusters; where no turn or every turn is `True`, a dialogue counts once.
+    design effect of the clusters; where no turn or every turn is `True`, a dialogue counts once. What is little is
+    counted in effective turns too: twelve hits in four dialogues are hardly more than four.
 
     >>> found = turn_rate([[True, False], [False, None, False]])
     >>> found.passed, found.scored, found.unscored, found.clusters
@@ -113,10 +114,10 @@ def turn_rate(dialogues: Iterable[Sequence[bool | None]]) -> Rate:
     if not scored:
         return Rate(**head, rate=None, low=None, high=None)
     share = passed / scored
-    if min(passed, scored - passed) >= FEW:
+    size = scored / _design_effect(np.array(groups, dtype=float), share)
+    if size * min(share, 1 - share) >= FEW:
         low, high = percentiles(resampled(groups, lambda sums: sums[:, 0] / sums[:, 1]))
         return Rate(**head, rate=share, low=low, high=high, method="bootstrap")
-    size = scored / _design_effect(np.array(groups, dtype=float), share)
     low, high = wilson(share * size, size)
     return Rate(**head, rate=share, low=low, high=high, method="wilson")
 
@@ -142,8 +143,11 @@ def mean(values: Iterable[float | None], *, seed: int = 0) -> Mean:
     missing = len(everything) - len(known)
     if not known:
         return Mean(mean=None, low=None, high=None, scored=0, unscored=missing)
+    middle = math.fsum(known) / len(known)
+    if len(known) == 1:
+        return Mean(mean=middle, low=None, high=None, scored=1, unscored=missing)
     low, high = percentiles(resampled([(value,) for value in known], lambda s: s[:, 0] / len(known), seed=seed))
-    return Mean(mean=math.fsum(known) / len(known), low=low, high=high, scored=len(known), unscored=missing)
+    return Mean(mean=middle, low=low, high=high, scored=len(known), unscored=missing)
 
 
 def weights(counts: NDArray[np.int64], *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0) -> NDArray[np.int64]:
@@ -176,3 +180,14 @@ def two_sided(draws: Array) -> float:
     known: Any = draws[np.isfinite(draws)]
     tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
     return min(1.0, 2 * (tail + 1) / (len(known) + 1))
+
+
+def smallest_p(differing: int) -> float:
+    """The least two-sided p that `differing` pairs can give: all of one sign, where either sign is as likely.
+
+    The bootstrap knows no such floor: of three differences of one sign every draw has that sign.
+
+    >>> smallest_p(0), smallest_p(1), smallest_p(6)
+    (1.0, 1.0, 0.03125)
+    """
+    return min(1.0, 2.0 ** (1 - differing))

@@ -21,8 +21,9 @@ Observation = tuple[int, bool]
 
 
 class SurvivalPoint(Record):
-    """`S(t)` after turn `turn`, with its 95 % log-log band (`None` where it is undefined), from `at_risk` dialogues.
+    """`S(t)` after turn `turn`, with its 95 % band, from `at_risk` dialogues.
 
+    The band is log-log, before the first failure Wilson's, and `None` where neither is defined.
     `hazard` is `d_t / n_t`, the share of the dialogues still safe before turn t that fail at it, with its Wilson
     interval; `None` where no dialogue reached the turn.
     """
@@ -93,7 +94,7 @@ def kaplan_meier(times: Sequence[int], failed: Sequence[bool], budget: int) -> l
             band = curve.confidence_interval(method="log-log")
         values, lows, highs = (f.evaluate(np.arange(1, budget + 1)) for f in (curve, band.low, band.high))
     else:
-        values = lows = highs = np.ones(budget)
+        values, lows, highs = (np.full(budget, value) for value in (1.0, np.nan, np.nan))
     risk, failures = life_table(times, failed, budget)
     return [
         _point(t, int(risk[t - 1]), int(failures[t - 1]), values[t - 1], lows[t - 1], highs[t - 1])
@@ -103,6 +104,8 @@ def kaplan_meier(times: Sequence[int], failed: Sequence[bool], budget: int) -> l
 
 def _point(turn: int, at_risk: int, failures: int, value: float, low: float, high: float) -> SurvivalPoint:
     ends = wilson(failures, at_risk) if at_risk else (None, None)
+    if value == 1.0 and at_risk:  # the log-log band is undefined before the first failure
+        low, high = wilson(at_risk, at_risk)
     return SurvivalPoint(
         turn=turn,
         at_risk=at_risk,

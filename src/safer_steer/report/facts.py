@@ -106,6 +106,7 @@ _CONSTRUCT = (
     ("by strategy", ("strategies",)),
     ("mean turns", ("turns", "all", "mean")),
     ("attacks played", ("attacks", "played")),
+    ("attacks nobody could judge", ("attacks", "undecided")),
     ("attack success", ("attacks", "success_rate")),
     ("left out", ("left_out",)),
 )

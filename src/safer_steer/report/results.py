@@ -237,7 +237,7 @@ def change(metric: Metric, a: Result, b: Result, paired: Paired | None) -> Diffe
         low=low,
         high=high,
         overlap=apart.overlap,
-        significant=paired.p < SIGNIFICANT if exact else (low > 0 or high < 0),
+        significant=paired.p < SIGNIFICANT and (exact or low > 0 or high < 0),
         paired=True,
         p=paired.p,
         p_holm=paired.p_holm,

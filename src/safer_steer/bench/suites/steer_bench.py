@@ -108,15 +108,19 @@ def subset_suite(name: str) -> FolderSuite:
 
 
 class WholeSteerBench:
-    """All five subsets, from one folder."""
+    """All five subsets, from one folder; or what stands in one file, which is that subset if its name says so."""
 
     about = "STEER-Bench: the five subsets together"
     needs = ", ".join(f"{stem}.jsonl" for stem, _ in SUBSETS.values()) + " and their images"
     single_turn = False
 
     def files(self, path: Path) -> list[Path]:
-        return [file for name in SUBSETS for file in subset_suite(name).files(path)]
+        return [path] if path.is_file() else [file for name in SUBSETS for file in subset_suite(name).files(path)]
 
     def scripts(self, reading: Reading) -> Iterator[Script]:
+        if reading.path.is_file():
+            named = (name for name, (stem, _) in SUBSETS.items() if reading.path.stem in (stem, name))
+            yield from read_steer_bench(reading, reading.path, subset=next(named, None))
+            return
         for name in SUBSETS:
             yield from subset_suite(name).scripts(reading)
