@@ -28,6 +28,7 @@ from safer_steer.dialogue import (
     Split,
     StopReason,
     Turn,
+    UserTurn,
     stable_id,
 )
 from safer_steer.errors import Incomplete, StageError, StorageError
@@ -195,6 +196,22 @@ def test_rl_does_not_repeat_sft() -> None:
     again = divided(recipe(), [twin if s.id == twin.id else s for s in scripts])
     assert [s.id for s in again.repeats] == [twin.id] and twin not in again.rl
     assert again.sft == pools.sft
+
+
+def test_rl_does_not_repeat_an_sft_script_that_repeats_another_one() -> None:
+    scripts = made(60)
+    pools = divided(recipe(), scripts)
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    first, second, third = (
+        one.model_copy(update={"turns": (UserTurn(text=" ".join(words[start : start + 8])),)})
+        for start, one in enumerate((pools.sft[0], pools.sft[1], pools.rl[0]))
+    )
+    changed = {one.id: one for one in (first, second, third)}
+    near = recipe(construction={"near_duplicate_jaccard": 0.7})
+    again = divided(near, [changed.get(s.id, s) for s in scripts])
+    assert [s.id for s in again.repeats] == [third.id], "it is like the second only, which is like the first"
+    both = [s if s.id != pools.rl[1].id else s.model_copy(update={"turns": pools.rl[0].turns}) for s in scripts]
+    assert not divided(recipe(), both).repeats, "what repeats only another RL script repeats nothing of SFT"
 
 
 @pytest.mark.parametrize("pull_at", [1, 7, 25])

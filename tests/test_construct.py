@@ -111,7 +111,9 @@ def test_without_the_filter_every_attack_stays_whole_and_nobody_is_asked(tmp_pat
     target = weak_target()
     result = construct(tmp_path, recipe(construction={"success_filter": False}), target=target)
     assert target.seen == [] and result["kinds"]["red_team"] == 16
-    assert result["attacks"] == {"played": 0, "succeeded": 0, "success_rate": None, "by_strategy": {}}
+    assert result["attacks"] == {
+        "played": 0, "undecided": 0, "succeeded": 0, "success_rate": None, "by_strategy": {},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("pulls", [(3,), (1, 8, 20), (17, 2, 2)])
@@ -175,6 +177,9 @@ def test_unscored_attacks_are_not_failed_attacks(tmp_path: Path) -> None:
 
     result = construct(tmp_path, judge=ToldJudge(judge))
     assert result["left_out"]["unscored"] == 8 and "no_leak" not in result["left_out"]
+    attacks = result["attacks"]
+    assert (attacks["played"], attacks["undecided"], attacks["success_rate"]) == (8, 8, None)
+    assert all(of["played"] == of["undecided"] > 0 == of["succeeded"] for of in attacks["by_strategy"].values())
 
 
 def test_a_server_that_was_away_is_asked_again(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from safer_steer.construct import shingles
 from safer_steer.construct.dedup import Item, Looks, Repeat, contamination, item_of, repeats
 from safer_steer.construct.looks import alike, distance, perceptual_hash
 from safer_steer.construct.perturb import add_noise
-from safer_steer.construct.shingles import Shingler, jaccard, near_duplicates
+from safer_steer.construct.shingles import Shingler, jaccard, near_duplicate_sets, near_duplicates
 from safer_steer.dialogue import ImageRef, Script, Split
 from safer_steer.image_store import ImageStore
 
@@ -44,13 +44,36 @@ def test_finds_what_comparing_every_pair_finds(items: list[str], threshold: floa
     assert [(d.item, d.of) for d in near_duplicates(items, threshold)] == brute_force(items, threshold)
 
 
+@settings(max_examples=200, deadline=None)
+@given(texts, thresholds, st.integers(1, 3))
+def test_between_groups_everything_that_repeats_an_earlier_group_is_found(
+    items: list[str], threshold: float, groups: int
+) -> None:
+    shingler = Shingler()
+    sets = [shingler(item) for item in items]
+    group = sorted(i % groups for i in range(len(items)))
+    found = near_duplicate_sets(sets, threshold, group)
+    expected = [
+        i
+        for i in range(len(items))
+        if any(group[j] < group[i] and jaccard(sets[i], sets[j]) >= threshold for j in range(i))
+    ]
+    assert [duplicate.item for duplicate in found] == expected
+    assert all(jaccard(sets[d.item], sets[d.of]) == d.jaccard >= threshold for d in found)
+    assert all(group[d.of] < group[d.item] for d in found)
+
+
 def test_the_size_of_a_chunk_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     lot = random.Random(0)
     items = [" ".join(lot.choices("abc", k=lot.randint(3, 9))) for _ in range(300)]
     whole = list(near_duplicates(items, 0.5))
+    shingler = Shingler()
+    sets, groups = [shingler(item) for item in items], [i // 100 for i in range(300)]
+    crossing = near_duplicate_sets(sets, 0.5, groups)
     for budget in (0, 7, 1000):
         monkeypatch.setattr(shingles, "_BUDGET", budget)
         assert list(near_duplicates(items, 0.5)) == whole
+        assert near_duplicate_sets(sets, 0.5, groups) == crossing
     assert [(d.item, d.of) for d in whole] == brute_force(items, 0.5)
 
 
@@ -118,6 +141,15 @@ def test_contamination_names_what_crosses() -> None:
     found = contamination(items(*scripts), 0.8)
     assert found.seeds == ("seed-x",) and found.dialogues == {"test": 2, "train": 2}
     assert [(o.id, o.split, o.of, o.of_split, o.jaccard) for o in found.overlaps] == [("a", "train", "b", "test", 1.0)]
+
+
+def test_contamination_names_what_repeats_a_repeat() -> None:
+    """A training dialogue like a test dialogue, which is itself a repeat of another one."""
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    chain = [" ".join(words[start : start + 8]) for start in range(3)]
+    ids = [("a", Split.TEST), ("b", Split.TEST), ("c", Split.TRAIN)]
+    found = contamination(items(*(told(id, split, text) for (id, split), text in zip(ids, chain, strict=True))), 0.7)
+    assert [(o.id, o.of) for o in found.overlaps] == [("c", "b")]
 
 
 def picture(seed: int, side: int = 96) -> Image.Image:

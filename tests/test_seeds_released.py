@@ -227,6 +227,8 @@ def test_a_parquet_of_ones_own(tmp_path: Path) -> None:
         ([{"question": "q", "category": "c", "image": cell(), "mood": 1}], r"field 'mood': is not a column of a par"),
         ([{"question": "q", "category": "c"}], r"seeds.parquet, row 1: field 'image': give either 'image' or 'images'"),
         ([{"question": " ", "category": "c", "image": cell()}], r"row 1: field 'question': String should match"),
+        ([{"question": "q", "category": "c", "image": cell()}, {"question": None, "category": "c", "image": cell(1)}],
+         r"row 2: field 'question': is missing"),
         ([{"question": 3, "category": "c", "image": cell()}], r"row 1: field 'question': .*valid string"),
         ([{"question": "q", "category": "c", "image": b"text"}], r"row 1: field 'image': not a readable image"),
         ([{"question": "q", "category": "c", "image": "../a.png"}], r"row 1: field 'image': '../a.png': lies outside"),

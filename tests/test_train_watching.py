@@ -250,7 +250,7 @@ def test_every_ablation_is_one_line(tmp_path: Path) -> None:
 
 def test_single_turn_data_is_the_open_question_once_a_seed() -> None:
     asked = script("vague", "closer", "there", id="a", question="the open question")
-    other = asked.model_copy(update={"id": "b"})
+    other = asked.model_copy(update={"id": "b", "kind": ScriptKind.OBFUSCATED})
     benign = script("one", "two", id="c", kind=ScriptKind.BENIGN).model_copy(
         update={"turns": (UserTurn(text="one"), UserTurn(text="two", reference="2"))}
     )

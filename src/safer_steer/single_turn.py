@@ -8,14 +8,15 @@ from safer_steer.dialogue import Script
 
 
 def single_turns(scripts: Iterable[Script]) -> Iterator[Script]:
-    """One dialogue of one turn for every seed and kind: the seed's own question, or the script's last turn.
+    """One unsafe and one benign dialogue of one turn for every seed: its own question, or the script's last turn.
 
-    Of several scripts the first counts: they come sorted by id.
+    Of several scripts the first counts: they come sorted by id. Obfuscated and red-team scripts of a seed pursue one
+    question, which is asked once.
     """
-    met: set[tuple[str, str]] = set()
+    met: set[tuple[str, bool]] = set()
     for script in scripts:
-        if (script.seed_id, script.kind) not in met:
-            met.add((script.seed_id, script.kind))
+        if (script.seed_id, script.is_unsafe) not in met:
+            met.add((script.seed_id, script.is_unsafe))
             yield single_turn(script)
 
 

@@ -10,7 +10,7 @@ from safer_steer.bootstrap.shelf import Shelf
 from safer_steer.config import Recipe
 from safer_steer.construct.dedup import script_text
 from safer_steer.construct.plan import stratified
-from safer_steer.construct.shingles import near_duplicates
+from safer_steer.construct.shingles import Shingler, near_duplicate_sets
 from safer_steer.construct.splits import Card, needs_history, select
 from safer_steer.dialogue import Split
 
@@ -63,7 +63,8 @@ def _stratum(cards: Sequence[Card]) -> tuple[tuple[str, ...], str]:
 
 
 def _repeats(shelf: Shelf, sft: Sequence[Card], rest: Sequence[Card], threshold: float) -> set[str]:
-    """Ids in `rest` that nearly repeat a script of `sft`. SFT comes first, so a repeat is found on the RL side."""
-    both = [*sft, *rest]
-    found = near_duplicates(map(script_text, shelf.scripts(both)), threshold)
-    return {both[duplicate.item].id for duplicate in found if duplicate.item >= len(sft)}
+    """Ids in `rest` that nearly repeat a script of `sft`."""
+    both, shingler = [*sft, *rest], Shingler()
+    sets = [shingler(script_text(script)) for script in shelf.scripts(both)]
+    sides = [0] * len(sft) + [1] * len(rest)
+    return {both[duplicate.item].id for duplicate in near_duplicate_sets(sets, threshold, sides)}

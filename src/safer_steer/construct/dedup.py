@@ -78,6 +78,17 @@ def repeats(items: Iterable[Item], threshold: float, looks: Looks | None = None)
     return sorted(found, key=lambda repeat: repeat.item.id)
 
 
+def _crossing(items: Iterable[Item], threshold: float, looks: Looks | None) -> list[Repeat]:
+    """The items that repeat one of an earlier split, sorted by id; whatever else they or that one repeat."""
+    ordered = sorted(items, key=lambda item: item.order)
+    found = {} if looks is None else {repeat.item.id: repeat for repeat in looks.across(ordered)}
+    ranks = [item.order[0] for item in ordered]
+    for duplicate in near_duplicate_sets([item.shingles for item in ordered], threshold, ranks):
+        repeat = Repeat(ordered[duplicate.item], ordered[duplicate.of], jaccard=duplicate.jaccard)
+        found.setdefault(repeat.item.id, repeat)
+    return [found[id] for id in sorted(found)]
+
+
 class Looks:
     """The perceptual hashes of a run's images, each computed once; `most` bits apart is still the same image."""
 
@@ -173,7 +184,7 @@ def contamination(
     for item in materialised:
         splits[item.seed_id].add(name(item))
         sizes[name(item)] += 1
-    crossing = [repeat for repeat in repeats(materialised, threshold, looks) if repeat.crosses_splits]
+    crossing = _crossing(materialised, threshold, looks)
     return Contamination(
         dialogues=dict(sorted(sizes.items())),
         seeds=tuple(sorted(seed for seed, where in splits.items() if len(where) > 1)),

@@ -83,23 +83,29 @@ def near_duplicates(texts: Iterable[str], threshold: float) -> list[Duplicate]:
     return near_duplicate_sets([shingler(text) for text in texts], threshold)
 
 
-def near_duplicate_sets(sets: Sequence[Shingles], threshold: float) -> list[Duplicate]:
-    """`near_duplicates` of texts that are shingled already."""
+def near_duplicate_sets(
+    sets: Sequence[Shingles], threshold: float, groups: Sequence[int] | None = None
+) -> list[Duplicate]:
+    """`near_duplicates` of texts that are shingled already.
+
+    With `groups` (one number a text, never falling) only what crosses them: every text that repeats some text of an
+    earlier group, be that one a repeat itself or not, since nothing is taken away.
+    """
     if not 0 < threshold <= 1:
         raise ValueError(f"a near-duplicate threshold lies in (0, 1], not {threshold}")
     if len(sets) < 2:
         return []
     found: list[Duplicate] = []
-    search = _Search(sets, threshold)
+    search = _Search(sets, threshold, None if groups is None else np.array(groups))
     entries, begin = _prefixes(sets, search.sizes, threshold), 0
     while entries.item.size:
         block = entries.block(begin)
         begin = int(block.item.max()) + 1
         found += search.verified([search.among(block)])
         entries = entries.where(entries.item >= begin)  # those before are kept for good, or gone
-        kept = block.where(~search.gone[block.item])
+        kept = block if groups is not None else block.where(~search.gone[block.item])
         found += search.verified(search.between(entries, kept))
-        entries = entries.where(~search.gone[entries.item])
+        entries = entries if groups is not None else entries.where(~search.gone[entries.item])
     return sorted(found, key=lambda duplicate: duplicate.item)
 
 
@@ -137,6 +143,7 @@ class _Search:
 
     sets: Sequence[Shingles]
     threshold: float
+    groups: Ints | None = None
     sizes: Ints = field(init=False)
     maps: Maps = field(init=False)
     gone: NDArray[np.bool_] = field(init=False)
@@ -186,12 +193,16 @@ class _Search:
         """The items of sorted pairs that do repeat a kept one; marks them in `gone`."""
         for pairs in goes:
             for item, of in pairs:
-                if self.gone[item] or self.gone[of]:
+                if self.gone[item] or not self._compared(item, of):
                     continue
                 similarity = jaccard(self.sets[item], self.sets[of])
                 if similarity >= self.threshold:
                     self.gone[item] = True
                     yield Duplicate(item, of, similarity)
+
+    def _compared(self, item: int, of: int) -> bool:
+        """Whether it counts that `item` is like `of`."""
+        return not self.gone[of] if self.groups is None else bool(self.groups[item] != self.groups[of])
 
 
 def _counting(runs: Ints) -> Ints:

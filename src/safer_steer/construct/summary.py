@@ -39,13 +39,13 @@ class Counting:
         """Count what does not stay; gives it back."""
         self.reasons[str(entry.reason)] += 1
         if entry.strategy is not None and entry.script is not None and entry.split is Split.TRAIN:
-            failed = entry.reason in FAILED_ATTACK
-            self._by_strategy[entry.strategy]["failed" if failed else "succeeded"] += 1
+            self._by_strategy[entry.strategy][_verdict_on(entry.reason)] += 1
         return entry
 
     def result(self) -> dict[str, Any]:
         """All figures; what depends on nothing is `None`, never 0."""
-        failed = sum(self.reasons[reason] for reason in FAILED_ATTACK)
+        failed, unknown = self.reasons[Reason.NO_LEAK], sum(self.reasons[reason] for reason in UNDECIDED_ATTACK)
+        decided = self._attacked - unknown
         everything = [length for kind in ScriptKind for length in self._lengths[str(kind)]]
         return {
             "scripts": len(everything),
@@ -59,8 +59,9 @@ class Counting:
             },
             "attacks": {
                 "played": self._attacked,
-                "succeeded": self._attacked - failed,
-                "success_rate": (self._attacked - failed) / self._attacked if self._attacked else None,
+                "undecided": unknown,
+                "succeeded": decided - failed,
+                "success_rate": (decided - failed) / decided if decided else None,
                 "by_strategy": self._success() if self._attacked else {},
             },
             "perturbed_images": self._perturbed,
@@ -69,12 +70,18 @@ class Counting:
 
     def _success(self) -> dict[str, dict[str, int]]:
         return {
-            name: {"played": counts.total(), "succeeded": counts["succeeded"]}
+            name: {"played": counts.total(), "undecided": counts["undecided"], "succeeded": counts["succeeded"]}
             for name, counts in sorted(self._by_strategy.items())
         }
 
 
-FAILED_ATTACK = (Reason.NO_LEAK, Reason.UNSCORED, Reason.PLAY_FAULT)
+UNDECIDED_ATTACK = (Reason.UNSCORED, Reason.PLAY_FAULT)
+"""Attacks that nobody can say of whether they worked: they are in no rate."""
+
+
+def _verdict_on(reason: Reason) -> str:
+    """What is known of an attack that was left out for that reason."""
+    return "undecided" if reason in UNDECIDED_ATTACK else "failed" if reason is Reason.NO_LEAK else "succeeded"
 
 
 def is_perturbed(ref: ImageRef) -> bool:

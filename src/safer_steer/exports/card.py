@@ -44,7 +44,7 @@ user's side only.
 
 1. Each harmful seed is rewritten harmlessly and with its risk hidden; scripts are expanded from both.
 2. Red-team scripts are planned under one strategy each{% if stats.attacked.rate is not none %}, and those for training
-   were kept only where they succeeded against a target model ({{ "%.1f" % (100 * stats.attacked.rate) }} % of {{ stats.attacked.played }}){% endif %}.
+   were kept only where they succeeded against a target model ({{ "%.1f" % (100 * stats.attacked.rate) }} % of {{ stats.attacked.decided }}){% endif %}.
 3. Near-duplicates are removed within and across splits, by exact Jaccard similarity of word 3-shingles and by perceptual
    hash of images; {{ stats.crossing }} dialogues or seeds stand in training and benchmark both.
 4. For `sft` a red agent rewrote each turn, an expert answered under safety guidelines, and {{ stats.kept }} of

@@ -108,7 +108,7 @@ def _success(axes: Axes, stats: Stats) -> None:
     names = [name.replace("_", " ") for name in entries]
     axes.barh(names, rates, color=["#b23a48"] * (len(names) - 1) + ["#555555"])
     for number, success in enumerate(entries.values()):
-        told = f" {rates[number]:.0%}  ({success.succeeded} of {success.played})"
+        told = f" {rates[number]:.0%}  ({success.succeeded} of {success.decided})"
         axes.text(rates[number], number, told, va="center", fontsize=8)
     axes.set_xlim(0, max(1e-3, max(rates)) * 1.4)
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")

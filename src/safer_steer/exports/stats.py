@@ -37,14 +37,19 @@ class PartStats(Record):
 
 
 class Success(Record):
-    """How often the attacks of a strategy succeeded against the target."""
+    """How often the attacks of a strategy succeeded against the target. `undecided`: nobody could judge them."""
 
     played: int
+    undecided: int = 0
     succeeded: int
 
     @property
     def rate(self) -> float | None:
-        return self.succeeded / self.played if self.played else None
+        return self.succeeded / self.decided if self.decided else None
+
+    @property
+    def decided(self) -> int:
+        return self.played - self.undecided
 
 
 class Stats(Record):
@@ -63,7 +68,11 @@ class Stats(Record):
     def attacked(self) -> Success:
         """All attacks together."""
         everything = self.attacks.values()
-        return Success(played=sum(a.played for a in everything), succeeded=sum(a.succeeded for a in everything))
+        return Success(
+            played=sum(a.played for a in everything),
+            undecided=sum(a.undecided for a in everything),
+            succeeded=sum(a.succeeded for a in everything),
+        )
 
 
 def stats_of(run: RunFolder) -> Stats:
@@ -135,7 +144,7 @@ def _lines(stats: Stats) -> Iterator[str]:
         yield "\nattacks that succeeded against the target"
         for name, success in [*stats.attacks.items(), ("all", stats.attacked)]:
             rate = "no attack" if success.rate is None else f"{success.rate:6.1%}"
-            yield f"  {name:<24} {rate}  {success.succeeded} of {success.played}"
+            yield f"  {name:<24} {rate}  {success.succeeded} of {success.decided}"
     share = f"{stats.kept / stats.played:.1%}" if stats.played else "none"
     yield f"\nkept of the dialogues played: {share} ({stats.kept} of {stats.played})"
     for title, reasons in (("left out of Stage I", stats.left_out), ("dropped in Stage II", stats.dropped)):

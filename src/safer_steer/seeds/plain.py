@@ -66,6 +66,7 @@ def parquet_seeds(reading: Reading) -> Iterator[Seed]:
 
     def build(row: Row) -> Iterator[Seed]:
         row.values = {key: value for key, value in row.values.items() if value is not None}  # a cell without a value
+        row.require(("question", "category"))
         yield _seed(reading, row)
 
     optional = [key for key in KEYS if key not in ("question", "category")]
