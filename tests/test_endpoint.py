@@ -7,6 +7,7 @@ import base64
 import hashlib
 import logging
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ from safer_steer.actors.endpoint import (
 )  # fmt: skip
 from safer_steer.actors.endpoint.body import request_body
 from safer_steer.actors.endpoint.dialect import Dialect, learn
-from safer_steer.actors.endpoint.reply import Fault, read_completion, read_error
+from safer_steer.actors.endpoint.reply import Fault, failure, read_completion, read_error
 from safer_steer.actors.endpoint.retry import retry_after
 from safer_steer.actors.verdict_parsing import Reply
 from safer_steer.dialogue import FinishReason, ImageRef
@@ -332,6 +333,53 @@ async def test_the_key_is_sent_and_never_told(fault: Handler, caplog: pytest.Log
             told += [repr(model), repr(vars(model)), caplog.text]
             assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
         assert KEY not in "".join(told)
+
+
+@pytest.mark.anyio
+async def test_a_key_that_a_gateway_quotes_in_an_answer_is_blotted_out() -> None:
+    async def quoting(request: web.Request, body: dict[str, Any], number: int) -> web.StreamResponse:
+        return web.json_response(completion(f"Incorrect API key provided: {request.headers['Authorization']}"))
+
+    async with serving(quoting, environ={KEY_VARIABLE: KEY}) as (_, model):
+        answer = await model.complete(HELLO, Sampling())
+    assert answer.text == "Incorrect API key provided: Bearer ***"
+
+
+@pytest.mark.parametrize(
+    ("status", "passing"),
+    [
+        (500, True),
+        (502, True),
+        (507, True),
+        (521, True),
+        (530, True),
+        (501, False),
+        (505, False),
+        (526, False),
+        (418, False),
+    ],
+)
+def test_which_statuses_are_tried_again(status: int, passing: bool) -> None:
+    assert isinstance(failure(status, b"", None, base_url="http://h/v1", model="m"), Fault) is passing
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_never_opens_says_so() -> None:
+    with socket.socket() as full:  # nobody accepts: once the queue is full, what comes next waits
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(8)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        endpoint = Endpoint(f"http://127.0.0.1:{full.getsockname()[1]}/v1", limits=Limits(connect=0.2), environ={})
+        try:
+            with pytest.raises(EndpointError, match=r"no connection within 0\.2 s"):
+                await endpoint.check()
+        finally:
+            await endpoint.aclose()
+            for one in waiting:
+                one.close()
 
 
 @pytest.mark.anyio

@@ -28,7 +28,9 @@ _OVERFLOW = (
 )
 _NEVER = ("input is not supported", "not implemented")
 """What some servers say with a 500 though no repetition will change it, as of images to a model that reads text."""
-_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+_RETRIED = frozenset({408, 409, 425, 429})
+_PERMANENT = frozenset({501, 505, 511, 525, 526})
+"""5xx that no repetition changes: not implemented, a version, a login page, a certificate. All others are retried."""
 MESSAGE_LIMIT = 300
 
 
@@ -116,7 +118,7 @@ def failure(status: int, body: bytes, wait: float | None, *, base_url: str, mode
     said = f": {error.message}" if error.message else ""
     if error.code == "insufficient_quota":
         return EndpointError(f"the account has no quota left{said}", where=base_url, hint="check billing and limits")
-    if status in _RETRIED and not (status == 500 and any(sign in error.message.lower() for sign in _NEVER)):
+    if _is_passing(status) and not (status == 500 and any(sign in error.message.lower() for sign in _NEVER)):
         return Fault(f"HTTP {status}{said}", wait, cause=f"HTTP {status}")
     if status in (401, 403):
         # What the server says here may quote the key.
@@ -130,6 +132,11 @@ def failure(status: int, body: bytes, wait: float | None, *, base_url: str, mode
     if status in (400, 413, 422) and _overflows(error):
         return ContextOverflow(f"the dialogue no longer fits '{model}'{said}", where=base_url)
     return EndpointError(f"'{model}' refused the request (HTTP {status}){said}", where=base_url)
+
+
+def _is_passing(status: int) -> bool:
+    """Whether the same request may well be answered the next time."""
+    return status in _RETRIED or (500 <= status < 600 and status not in _PERMANENT)
 
 
 def _overflows(error: ServerError) -> bool:

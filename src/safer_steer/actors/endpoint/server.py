@@ -128,10 +128,11 @@ class Endpoint:
         try:
             async with session.request(method, url, data=body, allow_redirects=False) as response:
                 self._reached = True
-                reply, status, wait = await response.read(), response.status, None
-                if status != 200:
-                    reply, wait = self._redact(reply), retry_after(response.headers.get("Retry-After"))
+                reply, status = self._redact(await response.read()), response.status
+                wait = None if status == 200 else retry_after(response.headers.get("Retry-After"))
                 return Response(status, reply, wait, booked, time.perf_counter() - began)
+        except aiohttp.ConnectionTimeoutError:
+            raise Fault(f"no connection within {self.limits.connect:g} s", cause="timeout") from None
         except TimeoutError:
             raise Fault(f"no reply within {self.limits.timeout:g} s", cause="timeout") from None
         except aiohttp.ClientPayloadError:
