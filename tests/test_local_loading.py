@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import GraniteConfig, GraniteForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from safer_steer.actors.chat import Message, Role, Sampling
 from safer_steer.actors.local import LocalModel
+from safer_steer.config import SftConfig
 from safer_steer.dialogue import FinishReason
 from safer_steer.embedded.build import ensure_student
 from safer_steer.errors import WeightsError
 from safer_steer.image_store import ImageStore
+from safer_steer.train.policy import Policy
 from tiny_vlm import END, tiny_processor, tiny_student, tiny_tokenizer
 
 ASK = [Message(role=Role.USER, text="Hello there")]
@@ -101,3 +103,17 @@ def test_the_embedded_student_carries_turns_over(tmp_path: Path) -> None:
     for start, stop in layout.answer_spans:
         assert logits[start - 1 : stop - 1].argmax(-1).tolist() == list(sequence[start:stop])
     asyncio.run(model.aclose())
+
+
+def test_logits_that_are_scaled_after_the_head_are_not_trained_as_if_they_were_not(tmp_path: Path) -> None:
+    plain, scaled = tmp_path / "plain", tmp_path / "scaled"
+    for folder, scaling in ((plain, 1.0), (scaled, 8.0)):
+        torch.manual_seed(0)
+        GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=scaling)).save_pretrained(folder)
+        tokenizer = tiny_tokenizer()
+        tokenizer.chat_template = tiny_processor().chat_template
+        tokenizer.save_pretrained(folder)
+    assert Policy.load(plain, SftConfig(lora=None)).trainable
+    with pytest.raises(WeightsError, match="scales or caps its logits"):
+        Policy.load(scaled, SftConfig(lora=None))
+    assert answer(LocalModel.load(scaled), Sampling(max_tokens=4, temperature=1.0, seed=1)) is not None

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from safer_steer.actors.local import use_onednn
-from safer_steer.actors.local.loading import load_model
+from safer_steer.actors.local.loading import check_head, load_model
 from safer_steer.config import Dtype, GrpoConfig, LoraConfig, Part, SftConfig
 from safer_steer.errors import ConfigError, StageError
 from safer_steer.train.parts import part_of, sees
@@ -73,8 +73,10 @@ class Policy:
     def load(
         cls, path: Path, config: SftConfig | GrpoConfig, *, seed: int = 0, device: torch.device | None = None
     ) -> Policy:
-        """The model folder `path` ready to train, on `device` (a GPU if there is one). Raises `WeightsError`."""
+        """The model folder `path` ready to train, on `device` (a GPU if there is one). Raises `WeightsError`, also
+        for a model whose logits are not what its head gives."""
         model, processor = load_model(path)
+        check_head(model, path)
         chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
         autocast = torch.bfloat16 if config.dtype is Dtype.BFLOAT16 else None
         model = model.to(device=chosen, dtype=autocast)

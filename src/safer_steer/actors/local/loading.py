@@ -100,3 +100,24 @@ def check_supported(model: Any, where: str) -> None:
     window = getattr(text, "sliding_window", None)
     if window is not None and window < text.max_position_embeddings and getattr(text, "use_sliding_window", True):
         raise WeightsError(f"its attention slides over {window} tokens", where=where, hint=hint)
+
+
+def check_head(model: Any, where: str | Path) -> None:
+    """Raise `WeightsError` for a model that does something to its logits after its head (scaling, capping).
+
+    Training takes log-probabilities from the head itself, only where they are needed: they would be another policy's.
+    Two tokens go through the model to find out, and the logits after the first are compared.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise WeightsError(f"{type(model).__name__} has no output embeddings", where=where, hint=_HINT)
+    seen: list[torch.Tensor] = []
+    handle = head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=torch.ones(1, 2, dtype=torch.long, device=head.weight.device)).logits
+    finally:
+        handle.remove()
+    if not torch.allclose(seen[0].float(), logits.float(), rtol=1e-3, atol=1e-4):
+        hint = "the engines here train models whose head gives the logits as they are; evaluating this one works"
+        raise WeightsError("it scales or caps its logits after the head", where=where, hint=hint)
