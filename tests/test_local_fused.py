@@ -112,6 +112,33 @@ def test_the_fused_pass_gives_transformers_logits_but_for_half_precision(kind: s
         assert float((mine - other).norm()) > 0  # it is another computation, not the same one called twice
 
 
+def test_only_what_has_changed_is_packed_again_and_what_cannot_learn_stays_while_training() -> None:
+    model = adapted(llama())
+    use_onednn(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name and ".layers.2." in name)
+    weights = FusedWeights(model, decoder_of(model))
+    before = passes(weights, 3)
+
+    def packed() -> list[object]:
+        return [piece.packed for piece in (weights._head, *weights._layers)]
+
+    first = packed()
+    weights.refresh()
+    assert all(now is then for now, then in zip(packed(), first, strict=True))
+    weights.drop(fixed=False)
+    assert not weights.fresh and [one is None for one in packed()] == [False, False, False, True]
+    with torch.no_grad():
+        next(p for name, p in model.named_parameters() if ".layers.2." in name and "lora_B" in name).normal_(std=0.5)
+    after = passes(weights, 3)
+    assert all(now is then for now, then in zip(packed()[:3], first[:3], strict=True)) and packed()[3] is not first[3]
+    anew = passes(FusedWeights(model, decoder_of(model)), 3)
+    assert all(torch.equal(a, b) for a, b in zip(after, anew, strict=True))
+    assert not torch.equal(after[0], before[0])
+    weights.drop()
+    assert packed() == [None] * 4
+
+
 def test_weights_that_fit_half_precision_lose_nothing() -> None:
     model = llama()
     with torch.no_grad():

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+Trace = tuple[int, int, float]
+
 KEPT = 1024
 """How many pictures are remembered in a process (37 KB each for the embedded student)."""
 
@@ -28,7 +30,7 @@ class SeenPictures:
 
     def __init__(self, weights: Callable[[], Iterable[Tensor]]) -> None:
         self._weights = weights
-        self._seen: list[tuple[int, int, float]] = []
+        self._seen: list[Trace] = []
         self._digest = b""
 
     def features(self, pixels: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
@@ -59,7 +61,7 @@ class SeenPictures:
         return self._digest
 
 
-def traces(weights: Iterable[Tensor]) -> list[tuple[int, int, float]]:
+def traces(weights: Iterable[Tensor]) -> list[Trace]:
     """What changes when weights are replaced or written to: place, version and, as fused optimisers do not count
     the version up, the first number of every one."""
     tensors = list(weights)

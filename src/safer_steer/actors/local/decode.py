@@ -130,7 +130,7 @@ class Engine:
         training = [module for module in self._model.modules() if module.training]
         self._model.eval()
         if not self._packed.fresh:
-            self.forget()
+            self.forget(fixed=False)
             self._packed.refresh()
         try:
             with self._packed.in_use():
@@ -139,10 +139,10 @@ class Engine:
             for module in training:
                 module.training = True
 
-    def forget(self) -> None:
-        """Drop everything that was made from the weights."""
+    def forget(self, *, fixed: bool = True) -> None:
+        """Drop what was made from the weights; not `fixed`, packed copies of what cannot learn may stay."""
         self._store.clear()
-        self._packed.drop()
+        self._packed.drop(fixed=fixed)
 
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> None:

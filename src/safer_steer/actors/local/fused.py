@@ -9,8 +9,10 @@ are paired for it when they are packed), and the heads that share keys stand in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,8 +21,10 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
+from safer_steer.actors.cores import CORES
 from safer_steer.actors.local.packed import PackedWeights, Pass, effective, is_linear
 from safer_steer.embedded.modeling import SteerVLMForConditionalGeneration
+from safer_steer.embedded.seen import Trace, traces
 
 _TIMES: Any = torch.ops.quantized.linear_dynamic_fp16
 _PACK: Any = torch.ops.quantized.linear_prepack_fp16
@@ -77,8 +81,33 @@ class _Layer:
         )
 
 
+@dataclass(slots=True)
+class _Piece:
+    """A part of the model with its packed copy, and of which weights that is one."""
+
+    module: nn.Module
+    pack: Callable[[], Any]
+    packed: Any = None
+    seen: list[Trace] | None = None
+
+    def refresh(self) -> None:
+        """Pack anew if the weights have changed."""
+        now = traces(self.module.parameters())
+        if self.packed is None or now != self.seen:
+            self.packed = None  # its memory first
+            with torch.no_grad():
+                self.packed, self.seen = self.pack(), now
+
+    @property
+    def learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.module.parameters())
+
+
 class FusedWeights(PackedWeights):
-    """The packed weights of a Llama-like language model, and its pass over them."""
+    """The packed weights of a Llama-like language model, and its pass over them.
+
+    Packing takes one core 3 s for the embedded student, so it is done on all, and only of what has changed.
+    """
 
     def __init__(self, model: Any, decoder: Any) -> None:
         """`decoder` is what `decoder_of` finds in `model`."""
@@ -87,34 +116,37 @@ class FusedWeights(PackedWeights):
         config = decoder.config
         self._heads, self._shared = config.num_attention_heads, config.num_key_value_heads
         self._width = decoder.layers[0].self_attn.head_dim
-        self._packed_layers: list[_Layer] = []
-        self._head: _Matrix | None = None
+        shape = (self._heads, self._shared, self._width)
+        head = model.get_output_embeddings()
+        self._layers = [_Piece(layer, partial(_Layer.of, layer, *shape)) for layer in decoder.layers]
+        self._head = _Piece(head, partial(_Matrix.of, head))
 
     def refresh(self) -> None:
-        self.drop()
-        with torch.no_grad():
-            shape = (self._heads, self._shared, self._width)
-            self._packed_layers = [_Layer.of(layer, *shape) for layer in self._decoder.layers]
-            self._head = _Matrix.of(self._model.get_output_embeddings())
+        with ThreadPoolExecutor(CORES) as workers:
+            for _ in workers.map(_Piece.refresh, [self._head, *self._layers]):  # the head is the largest
+                pass
         self._note()
 
-    def drop(self) -> None:
+    def drop(self, *, fixed: bool = True) -> None:
         super().drop()
-        self._packed_layers, self._head = [], None
+        for piece in (self._head, *self._layers):
+            if fixed or piece.learns:
+                piece.packed = piece.seen = None
 
     def run(self, asked: Pass) -> Tensor:
-        assert self._head is not None  # `refresh` comes first
         x = _embedded(self._model, asked)
         cos, sin = self._decoder.rotary_emb(x, asked.positions)
         half = self._width // 2
         turn = torch.complex(cos[..., :half], sin[..., :half]).unsqueeze(2)  # (B, L, 1, half)
         unseen = torch.zeros_like(asked.visible, dtype=x.dtype).masked_fill_(~asked.visible, -torch.inf)
         unseen = unseen.repeat(1, self._heads // self._shared, 1)[:, None]
-        for layer, slots in zip(self._packed_layers, asked.cache.layers, strict=True):
+        for piece, slots in zip(self._layers, asked.cache.layers, strict=True):
+            layer = piece.packed
             x = layer.out.times(self._attend(layer, slots, _normed(layer.norm, x), turn, unseen)).add_(x)
             gate, up = layer.gate_up.times(_normed(layer.norm_after, x)).chunk(2, -1)
             x = layer.down.times(F.silu(gate).mul_(up)).add_(x)
-        return self._head.times(_normed(self._decoder.norm, x[:, -1]))
+        logits: Tensor = self._head.packed.times(_normed(self._decoder.norm, x[:, -1]))
+        return logits
 
     def _attend(self, layer: _Layer, slots: Any, x: Tensor, turn: Tensor, unseen: Tensor) -> Tensor:
         """(B, L, heads · width) of what the new tokens find. The heads that share keys are queries of one head, one

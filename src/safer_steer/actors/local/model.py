@@ -132,10 +132,10 @@ class LocalModel:
     def exclusive(self) -> Iterator[nn.Module]:
         """The model for training: waits until nothing is being written; answers asked for meanwhile wait.
 
-        Everything made from the weights (keys and values, packed copies) is dropped first.
+        What was made from weights that may change (keys and values, packed copies) is dropped first.
         """
         with self._batcher.busy:
-            self._engine.forget()
+            self._engine.forget(fixed=False)
             yield self.model
 
     def invalidate(self) -> None:

@@ -2,7 +2,7 @@
 
 A decoding step reads every weight for a few rows, so the layout of the weights decides its speed (measured on the
 student, one thread: 60 → 42 ms a step at 8 rows, 116 → 104 ms at 32). The packed copy costs the weights' memory
-once more; `LocalModel.exclusive` gives it back while the model trains.
+once more; `LocalModel.exclusive` gives back what can learn while the model trains.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from safer_steer.actors.local.cache import SlotCache
 from safer_steer.actors.local.linear import OneDnnLinear, packed_product
-from safer_steer.embedded.seen import traces
+from safer_steer.embedded.seen import Trace, traces
 
 ROWS = 32
 """The number of rows the layout is chosen for; others work as well."""
@@ -46,7 +46,7 @@ class PackedWeights:
 
     def __init__(self, model: Any, *, enabled: bool = True) -> None:
         self._model, self._enabled = model, enabled
-        self._seen: list[tuple[int, int, float]] = []
+        self._seen: list[Trace] = []
         self._forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
 
     @property
@@ -66,8 +66,8 @@ class PackedWeights:
         """These are the weights that were packed."""
         self._seen = traces(self._model.parameters())
 
-    def drop(self) -> None:
-        """Give the memory back."""
+    def drop(self, *, fixed: bool = True) -> None:
+        """Give the memory back; not `fixed`, copies of what cannot learn may stay, to be looked at again."""
         self._forwards, self._seen = [], []
 
     @contextmanager
