@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from people import ToldJudge
 from safer_steer.actors.local import LocalModel
-from safer_steer.config import Recipe
+from safer_steer.config import Recipe, recipe_from
 from safer_steer.dialogue import AnswerFormat, History
-from safer_steer.errors import StageError, StorageError
+from safer_steer.errors import ConfigError, StageError, StorageError
 from safer_steer.progress import Silent
 from safer_steer.run_folder import RunFolder
 from safer_steer.store import read_records
@@ -80,6 +82,33 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, start: 
         keys = [line.rollout.key for line in read_records(tmp_path / name / "grpo" / "rollouts.jsonl", Transcript)]
         assert len(keys) == len(set(keys)) > 0
     assert go(tmp_path / "cut", start, tutor(likes_letters, kill_at=1), decay=True) == again
+
+
+def test_the_model_that_results_is_the_mean_of_the_last_steps(tmp_path: Path, start: Path) -> None:
+    """With the same seed 4 steps begin as 3 do, so that the mean of both ends is the mean of the last two of 4."""
+    ends = [weights(go_to(tmp_path / str(steps), start, steps=steps)) for steps in (3, 4)]
+    mean = weights(go_to(tmp_path / "mean", start, steps=4, average_last=2))
+    for name, tensor in mean.items():
+        assert torch.allclose(tensor, (ends[0][name] + ends[1][name]) / 2, atol=1e-6), name
+    assert any(not torch.equal(mean[name], ends[1][name]) for name in mean)
+    with pytest.raises(BaseException) as error:
+        go(tmp_path / "cut", start, tutor(likes_letters, kill_at=50), lora=None, steps=4, average_last=2)
+    assert error.group_contains(Killed) if isinstance(error.value, BaseExceptionGroup) else error.type is Killed
+    assert len(metrics(tmp_path / "cut")) == 3, "one of the two steps was in the checkpoint"
+    again = weights(go_to(tmp_path / "cut", start, steps=4, average_last=2))
+    assert all(torch.equal(again[name], mean[name]) for name in mean)
+    with pytest.raises(ConfigError, match="average_last=5 is more than steps=4"):
+        recipe_from({"grpo": {"steps": 4, "average_last": 5}})
+
+
+def go_to(root: Path, start: Path, **settings: object) -> Path:
+    go(root, start, tutor(likes_letters), lora=None, **settings)
+    return root / "grpo" / "model"
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = load_file(folder / "model.safetensors")
+    return {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
 
 
 def test_another_recipe_may_not_go_on_in_the_same_folder(tmp_path: Path, start: Path) -> None:

@@ -70,6 +70,7 @@ def test_no_hyperparameter_is_forgotten() -> None:
     [
         (["grpo.lora={rank: 8}"], "grpo.lora"),
         (["grpo.probe_every=5"], "grpo.probe_every"),
+        (["grpo.average_last=2"], "grpo.average_last"),
         (["grpo.tutor_price={prompt: 1, completion: 2}"], "grpo.tutor_price"),
         (["grpo.dtype=float32"], "grpo.dtype"),
         (["grpo.seeds_per_step=3", "grpo.samples=5"], "grpo.seeds_per_step"),

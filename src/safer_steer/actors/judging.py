@@ -90,10 +90,10 @@ def addresses(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(url for url in urls if url is not None))
 
 
-def judge_print(text: str) -> tuple[str, ...]:
+def judge_print(text: str) -> str:
     """Who judges, for fingerprints: the SPEC, and what stands in the weight files of every folder it names."""
     local = (judge.spec for judge in members_of(text) if judge.spec.kind is SpecKind.LOCAL)
-    return (text, *(model_print(str(spec)) for spec in local))
+    return " ".join((text, *(model_print(str(spec)) for spec in local)))
 
 
 def judges(text: str) -> int:

@@ -111,6 +111,8 @@ class GrpoConfig(Training):
     decay: bool = False
     """Whether the learning rate falls in a line over the steps, the last of which has 1/steps of it. Off: constant."""
     steps: Positive = 100
+    average_last: Positive = 1
+    """The model that results is the mean of what learned after each of so many last steps; 1: after the last."""
     seeds_per_step: Positive = 8
     samples: Annotated[int, Field(ge=2)] = 5
     """K, the rollouts per seed."""
@@ -153,3 +155,9 @@ class GrpoConfig(Training):
     transcripts_per_step: Positive = 8
     """How many dialogues of a step are written down to be read."""
     checkpoint_every: Positive = 5
+
+    @model_validator(mode="after")
+    def _has_as_many_steps(self) -> GrpoConfig:
+        if self.average_last > self.steps:
+            raise ValueError(f"average_last={self.average_last} is more than steps={self.steps}")
+        return self

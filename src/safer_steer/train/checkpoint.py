@@ -14,6 +14,7 @@ import torch
 from safer_steer.dialogue import Record
 from safer_steer.errors import StorageError
 from safer_steer.store import Journal, disk_errors, write_atomic, write_records
+from safer_steer.train.averaging import TailMean
 from safer_steer.train.policy import Policy
 
 R = TypeVar("R", bound=Record)
@@ -25,14 +26,15 @@ class Checkpoint:
 
     path: Path
 
-    def save(self, step: int, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, step: int, policy: Policy, optimizer: torch.optim.Optimizer, mean: TailMean | None = None) -> None:
         """Replace the checkpoint; raises `StorageError`."""
         buffer = io.BytesIO()
         state = {"step": step, "policy": policy.state(), "optimizer": optimizer.state_dict()}
+        state["mean"] = {} if mean is None else mean.sums
         torch.save({**state, "rng": torch.get_rng_state()}, buffer)
         write_atomic(self.path, buffer.getvalue())
 
-    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
+    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer, mean: TailMean | None = None) -> int:
         """Load what `save` wrote and return its step; 0 where there is none. Raises `StorageError`."""
         if not self.path.exists():
             return 0
@@ -43,6 +45,8 @@ class Checkpoint:
             policy.restore(state["policy"])
             optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
+            if mean is not None:
+                mean.sums = state["mean"]
             return int(state["step"])
         except (EOFError, pickle.UnpicklingError) as error:  # torch's words advise to load it unsafely: left out
             raise StorageError("is not a checkpoint: it cannot be read", where=self.path, hint=hint) from error

@@ -21,6 +21,7 @@ from safer_steer.progress import Reporter
 from safer_steer.run_folder import RunFolder
 from safer_steer.seats import Cast, Judge, ScriptUser
 from safer_steer.store import Journal, fingerprint
+from safer_steer.train.averaging import TailMean
 from safer_steer.train.checkpoint import Checkpoint, journal_until
 from safer_steer.train.export import save_merged
 from safer_steer.train.memory import announcement
@@ -138,7 +139,8 @@ class Trainer:
     async def run(self) -> list[GrpoStep]:
         """Every step that is still to do; returns the metrics of all steps, those before a restart included."""
         checkpoint = Checkpoint(self._folder / "checkpoint" / "state.pt")
-        start = checkpoint.restore(self._policy, self._optimizer)
+        mean = TailMean(self._config.steps, self._config.average_last)
+        start = checkpoint.restore(self._policy, self._optimizer, mean)
         metrics = journal_until(self._folder / "metrics.jsonl", GrpoStep, start, lambda line: line.step)
         transcripts = journal_until(
             self._folder / "rollouts.jsonl", Transcript, start, lambda line: line.step, lambda line: line.rollout.key
@@ -148,16 +150,18 @@ class Trainer:
             self._report.note(table_head())
             for step in range(start + 1, self._config.steps + 1):
                 line = await self._step(step, transcripts)
+                mean.add(step, self._policy)
                 metrics.append(line)
                 steps.append(line)
                 if step % self._config.checkpoint_every == 0 or step == self._config.steps:
-                    checkpoint.save(step, self._policy, self._optimizer)
+                    checkpoint.save(step, self._policy, self._optimizer, mean)
                 for warning in warnings(steps):
                     if warning not in warned:
                         self._report.note(f"grpo step {step}: {warning}")
                         warned.add(warning)
                 self._report.note(table_row(line))
                 self._report.advance(**_facts(line))
+        mean.put(self._policy)
         return steps
 
     async def _step(self, step: int, transcripts: Journal[Transcript]) -> GrpoStep:

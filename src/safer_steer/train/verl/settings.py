@@ -32,7 +32,7 @@ ELSEWHERE = {
 """Keys of `grpo` that no key of verl's stands for."""
 
 
-REFUSED = ("lora", "probe_every", "probe_scripts", "tutor_price")
+REFUSED = ("average_last", "lora", "probe_every", "probe_scripts", "tutor_price")
 """Keys of `grpo` that only the single-machine engine has; they must stand at null, or at what null makes idle."""
 
 
@@ -42,6 +42,8 @@ def check_recipe(recipe: Recipe) -> None:
     gpus = cluster.nodes * cluster.gpus_per_node
     if grpo.lora is not None:
         raise ConfigError("adapters are not supported on verl", where="grpo.lora", hint="set grpo.lora to null")
+    if grpo.average_last != 1:
+        raise ConfigError("is not supported on verl", where="grpo.average_last", hint="set grpo.average_last to 1")
     for key in ("probe_every", "tutor_price"):
         if getattr(grpo, key) is not None:
             raise ConfigError("is not supported on verl", where=f"grpo.{key}", hint=f"set grpo.{key} to null")
