@@ -175,25 +175,21 @@ class Seating:
 
     def assistant(self, text: str, sampling: Sampling, role: str = "student") -> Assistant:
         """A model under test or a student; `scripted` is the offline blue expert."""
-        if parse_spec(text).kind is SpecKind.SCRIPTED:
-            return self._scripted_blue()
-        recipe = self._recipe
-        return ChatAssistant(
-            self.model(text, role),
-            sampling,
-            answer_format=recipe.answer_format,
-            system=system_of(recipe),
-            seed=recipe.seed,
-        )
+        return self._assistant(text, sampling, role, self._recipe.answer_format, system_of(self._recipe))
 
     def target(self) -> Assistant:
         """Stage I's fixed target, greedy. It never learns the answers' form: all it writes is judged."""
         recipe = self._recipe
         sampling = Sampling(max_tokens=recipe.construction.target_max_tokens)
-        if parse_spec(recipe.seats.target).kind is SpecKind.SCRIPTED:
+        return self._assistant(recipe.seats.target, sampling, "target", AnswerFormat.PLAIN, recipe.system_prompt)
+
+    def _assistant(
+        self, text: str, sampling: Sampling, role: str, answer_format: AnswerFormat, system: str | None
+    ) -> Assistant:
+        if parse_spec(text).kind is SpecKind.SCRIPTED:
             return self._scripted_blue()
-        model = self.model(recipe.seats.target, "target")
-        return ChatAssistant(model, sampling, system=recipe.system_prompt, seed=recipe.seed)
+        model, seed = self.model(text, role), self._recipe.seed
+        return ChatAssistant(model, sampling, answer_format=answer_format, system=system, seed=seed)
 
     def judge(self) -> Judge:
         """The evaluation judge: a model with the rubric, a guard, or a panel (`judging`)."""

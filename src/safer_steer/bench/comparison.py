@@ -146,12 +146,17 @@ def paired_ratio(parts: Sequence[tuple[Row | None, Row | None]], everybody: int,
     mean_a, mean_b = top_a / under_a, top_b / under_b
     ends: dict[str, Any] = {"a": mean_a, "b": mean_b, "difference": mean_b - mean_a, "low": low, "high": high}
     if not binary:
-        p = max(two_sided(draws), smallest_p(sum(row[:2] != row[2:] for row in rows)))
+        p = _bootstrap_p(draws, rows)
         return Paired(**ends, p=p, test="paired_bootstrap", dialogues=len(rows), left_out=left)
     only_a, only_b = (sum(row[0] > row[2] for row in rows), sum(row[2] > row[0] for row in rows))
     p = mcnemar(only_a, only_b)
     counts = {"only_a": only_a, "only_b": only_b}
     return Paired(**ends, p=p, test="mcnemar_exact", dialogues=len(rows), left_out=left, **counts)
+
+
+def _bootstrap_p(draws: Array, rows: Sequence[tuple[float, ...]]) -> float:
+    """The p of the draws, never below what the `rows` (a's two numbers, then b's) that differ can give."""
+    return max(two_sided(draws), smallest_p(sum(row[:2] != row[2:] for row in rows)))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -180,7 +185,7 @@ def _survival(
     a, b = float(once[0]), float(once[1])
     left = everybody - len(rows)
     ends: dict[str, Any] = {"a": a, "b": b, "difference": b - a, "low": low, "high": high}
-    p = max(two_sided(draws), smallest_p(sum(row[:2] != row[2:] for row in rows)))
+    p = _bootstrap_p(draws, rows)
     return Paired(**ends, p=p, test="paired_bootstrap", dialogues=len(rows), left_out=left)
 
 

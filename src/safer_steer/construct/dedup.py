@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from safer_steer.construct.looks import alike, distance, perceptual_hash
@@ -73,8 +73,7 @@ def repeats(items: Iterable[Item], threshold: float, looks: Looks | None = None)
     found = [] if looks is None else looks.across(ordered)
     gone = {repeat.item.id for repeat in found}
     stays = [item for item in ordered if item.id not in gone]
-    for duplicate in near_duplicate_sets([item.shingles for item in stays], threshold):
-        found.append(Repeat(stays[duplicate.item], stays[duplicate.of], jaccard=duplicate.jaccard))
+    found += _by_words(stays, threshold)
     return sorted(found, key=lambda repeat: repeat.item.id)
 
 
@@ -82,11 +81,15 @@ def _crossing(items: Iterable[Item], threshold: float, looks: Looks | None) -> l
     """The items that repeat one of an earlier split, sorted by id; whatever else they or that one repeat."""
     ordered = sorted(items, key=lambda item: item.order)
     found = {} if looks is None else {repeat.item.id: repeat for repeat in looks.across(ordered)}
-    ranks = [item.order[0] for item in ordered]
-    for duplicate in near_duplicate_sets([item.shingles for item in ordered], threshold, ranks):
-        repeat = Repeat(ordered[duplicate.item], ordered[duplicate.of], jaccard=duplicate.jaccard)
+    for repeat in _by_words(ordered, threshold, [item.order[0] for item in ordered]):
         found.setdefault(repeat.item.id, repeat)
     return [found[id] for id in sorted(found)]
+
+
+def _by_words(items: Sequence[Item], threshold: float, groups: Sequence[int] | None = None) -> Iterator[Repeat]:
+    """`near_duplicate_sets` of the items."""
+    for duplicate in near_duplicate_sets([item.shingles for item in items], threshold, groups):
+        yield Repeat(items[duplicate.item], items[duplicate.of], jaccard=duplicate.jaccard)
 
 
 class Looks:

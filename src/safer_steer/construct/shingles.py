@@ -96,16 +96,16 @@ def near_duplicate_sets(
     if len(sets) < 2:
         return []
     found: list[Duplicate] = []
-    search = _Search(sets, threshold, None if groups is None else np.array(groups))
+    search = _Search(sets, threshold, groups)
     entries, begin = _prefixes(sets, search.sizes, threshold), 0
     while entries.item.size:
         block = entries.block(begin)
         begin = int(block.item.max()) + 1
         found += search.verified([search.among(block)])
         entries = entries.where(entries.item >= begin)  # those before are kept for good, or gone
-        kept = block if groups is not None else block.where(~search.gone[block.item])
+        kept = block.where(~search.taken[block.item])
         found += search.verified(search.between(entries, kept))
-        entries = entries if groups is not None else entries.where(~search.gone[entries.item])
+        entries = entries.where(~search.taken[entries.item])
     return sorted(found, key=lambda duplicate: duplicate.item)
 
 
@@ -135,7 +135,7 @@ class _Entries:
 
 @dataclass(slots=True)
 class _Search:
-    """What is known of the sets, and which of them repeat a kept one (`gone`).
+    """What is known of the sets, which of them repeat another one (`gone`), and which of those are `taken` away.
 
     Items are decided in blocks. Those of a block are compared with each other, in order; then what is kept of it with
     everything after it, so that a large cluster leaves with its first member and is never compared with itself.
@@ -143,15 +143,20 @@ class _Search:
 
     sets: Sequence[Shingles]
     threshold: float
-    groups: Ints | None = None
+    groups: Sequence[int] | None
     sizes: Ints = field(init=False)
     maps: Maps = field(init=False)
     gone: NDArray[np.bool_] = field(init=False)
+    taken: NDArray[np.bool_] = field(init=False)
+    side: Sequence[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.sizes = np.array([own.size for own in self.sets], dtype=np.int64)
         self.maps = _maps(self.sets)
         self.gone = np.zeros(len(self.sets), dtype=bool)
+        apart = self.groups is None  # every text stands for itself, and what repeats one is taken away
+        self.taken = self.gone if apart else np.zeros_like(self.gone)
+        self.side = range(len(self.sets)) if self.groups is None else self.groups
 
     def among(self, block: _Entries) -> list[tuple[int, int]]:
         """The candidates among a block's items: (item, earlier item), sorted."""
@@ -193,16 +198,12 @@ class _Search:
         """The items of sorted pairs that do repeat a kept one; marks them in `gone`."""
         for pairs in goes:
             for item, of in pairs:
-                if self.gone[item] or not self._compared(item, of):
+                if self.gone[item] or self.taken[of] or self.side[item] == self.side[of]:
                     continue
                 similarity = jaccard(self.sets[item], self.sets[of])
                 if similarity >= self.threshold:
                     self.gone[item] = True
                     yield Duplicate(item, of, similarity)
-
-    def _compared(self, item: int, of: int) -> bool:
-        """Whether it counts that `item` is like `of`."""
-        return not self.gone[of] if self.groups is None else bool(self.groups[item] != self.groups[of])
 
 
 def _counting(runs: Ints) -> Ints:

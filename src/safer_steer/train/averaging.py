@@ -6,12 +6,9 @@ their middle, at no cost but one copy of what learns.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from safer_steer.train.policy import Policy
-
-State = dict[str, Tensor]
 
 
 class TailMean:
@@ -20,7 +17,7 @@ class TailMean:
     def __init__(self, steps: int, count: int) -> None:
         self._first = steps - count + 1
         self._count = count
-        self.sums: State = {}
+        self.sums: dict[str, Tensor] = {}
 
     def add(self, step: int, policy: Policy) -> None:
         """Take in what the policy is after `step`."""
@@ -32,5 +29,4 @@ class TailMean:
     def put(self, policy: Policy) -> None:
         """Let the policy be the mean."""
         if self._count > 1:
-            with torch.no_grad():
-                policy.restore({name: total / self._count for name, total in self.sums.items()})
+            policy.restore({name: total / self._count for name, total in self.sums.items()})

@@ -131,7 +131,7 @@ class FusedWeights(PackedWeights):
         super().drop()
         for piece in (self._head, *self._layers):
             if fixed or piece.learns:
-                piece.packed = piece.seen = None
+                piece.packed = None
 
     def run(self, asked: Pass) -> Tensor:
         x = _embedded(self._model, asked)
