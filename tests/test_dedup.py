@@ -198,6 +198,20 @@ def test_a_train_script_that_shows_a_picture_of_test_goes(tmp_path: Path) -> Non
     assert [(r.item.id, r.bits) for r in repeats(items(*same), 1.0, Looks(store, 4))] == [("a", 0)], "the same bytes"
 
 
+def test_a_picture_that_repeats_a_repeat_is_told_but_stays(tmp_path: Path) -> None:
+    """As with words: what goes removes nothing else, but a report of what crosses splits names everything."""
+    store = ImageStore(tmp_path)
+    one, other = stored(store, picture(1)), stored(store, picture(2))
+    shown = {"a": (Split.TEST, (one,)), "b": (Split.VAL, (one, other)), "c": (Split.TRAIN, (other,))}
+    scripts = [
+        told(id, split, f"{id} {LONG[n:]} {n}").model_copy(update={"images": refs})
+        for n, (id, (split, refs)) in enumerate(shown.items())
+    ]
+    looks = Looks(store, 4)
+    assert [(repeat.item.id, repeat.of.id) for repeat in repeats(items(*scripts), 1.0, looks)] == [("b", "a")]
+    assert [(o.id, o.of) for o in contamination(items(*scripts), 1.0, looks).overlaps] == [("b", "a"), ("c", "b")]
+
+
 hashes = st.lists(st.integers(0, 2**64 - 1), max_size=12)
 
 

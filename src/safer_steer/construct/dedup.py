@@ -80,7 +80,7 @@ def repeats(items: Iterable[Item], threshold: float, looks: Looks | None = None)
 def _crossing(items: Iterable[Item], threshold: float, looks: Looks | None) -> list[Repeat]:
     """The items that repeat one of an earlier split, sorted by id; whatever else they or that one repeat."""
     ordered = sorted(items, key=lambda item: item.order)
-    found = {} if looks is None else {repeat.item.id: repeat for repeat in looks.across(ordered)}
+    found = {} if looks is None else {repeat.item.id: repeat for repeat in looks.across(ordered, kept_only=False)}
     for repeat in _by_words(ordered, threshold, [item.order[0] for item in ordered]):
         found.setdefault(repeat.item.id, repeat)
     return [found[id] for id in sorted(found)]
@@ -104,18 +104,21 @@ class Looks:
         if ref.sha256 not in self._hashes:
             self._hashes[ref.sha256] = perceptual_hash((self._images if images is None else images).open(ref))
 
-    def across(self, ordered: Sequence[Item]) -> list[Repeat]:
-        """The items with an image like one of an item of an earlier split. `ordered` by `Item.order`."""
+    def across(self, ordered: Sequence[Item], *, kept_only: bool = True) -> list[Repeat]:
+        """The items with an image like one of an item of an earlier split. `ordered` by `Item.order`.
+
+        With `kept_only` an earlier item that is itself one of these no longer counts: it is going to be removed.
+        """
         found: list[Repeat] = []
         by_split: defaultdict[int, list[Item]] = defaultdict(list)
         for item in ordered:
             by_split[item.order[0]].append(item)
-        kept: list[Item] = []
+        earlier: list[Item] = []
         for number in sorted(by_split):
-            repeated = self._like(by_split[number], kept)
+            repeated = self._like(by_split[number], earlier)
             found += repeated
-            gone = {repeat.item.id for repeat in repeated}
-            kept += [item for item in by_split[number] if item.id not in gone]
+            gone = {repeat.item.id for repeat in repeated} if kept_only else set()
+            earlier += [item for item in by_split[number] if item.id not in gone]
         return found
 
     def _like(self, items: Sequence[Item], earlier: Sequence[Item]) -> list[Repeat]:

@@ -132,7 +132,7 @@ def _inputs(recipe: Recipe, seeds: Iterable[Seed], strategies: Iterable[Strategy
     """What the stage's output depends on; a folder begun with other inputs is refused."""
     lines = sorted(hashlib.sha256(seed.to_json().encode()).hexdigest() for seed in seeds)
     settings = recipe.construction.model_dump(mode="json", exclude={"seeds", "strategy_folder"})
-    manner = (recipe.seed, recipe.answer_format, recipe.system_prompt)
+    manner = (recipe.seed, recipe.system_prompt)
     written = {name: load_prompt(name).digest for name in PROMPTS}
     told = [strategy.to_json() for strategy in strategies]
     seated = seats_print(recipe.seats, estimate.STAGE_SEATS[STAGE])
