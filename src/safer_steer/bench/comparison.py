@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -140,23 +140,32 @@ def paired_ratio(parts: Sequence[tuple[Row | None, Row | None]], everybody: int,
     if not rows:
         return None
     draws = resampled(rows, lambda s: s[:, 2] / s[:, 3] - s[:, 0] / s[:, 1])
-    low, high = percentiles(draws)
     top_a, under_a, top_b, under_b = (sum(column) for column in zip(*rows, strict=True))
-    left = everybody - len(rows)
-    mean_a, mean_b = top_a / under_a, top_b / under_b
-    ends: dict[str, Any] = {"a": mean_a, "b": mean_b, "difference": mean_b - mean_a, "low": low, "high": high}
+    paired = _bootstrapped(top_a / under_a, top_b / under_b, draws, rows, everybody)
     if not binary:
-        p = _bootstrap_p(draws, rows)
-        return Paired(**ends, p=p, test="paired_bootstrap", dialogues=len(rows), left_out=left)
+        return paired
     only_a, only_b = (sum(row[0] > row[2] for row in rows), sum(row[2] > row[0] for row in rows))
-    p = mcnemar(only_a, only_b)
-    counts = {"only_a": only_a, "only_b": only_b}
-    return Paired(**ends, p=p, test="mcnemar_exact", dialogues=len(rows), left_out=left, **counts)
+    exact = {"p": mcnemar(only_a, only_b), "test": "mcnemar_exact", "only_a": only_a, "only_b": only_b}
+    return paired.model_copy(update=exact)
 
 
-def _bootstrap_p(draws: Array, rows: Sequence[tuple[float, ...]]) -> float:
-    """The p of the draws, never below what the `rows` (a's two numbers, then b's) that differ can give."""
-    return max(two_sided(draws), smallest_p(sum(row[:2] != row[2:] for row in rows)))
+def _bootstrapped(a: float, b: float, draws: Array, rows: Sequence[tuple[float, ...]], everybody: int) -> Paired:
+    """`b − a` with the interval and the p of its `draws`, of `everybody` on the dialogues in `rows`.
+
+    The p is never below what the rows (a's two numbers, then b's) that differ can give.
+    """
+    low, high = percentiles(draws)
+    return Paired(
+        a=a,
+        b=b,
+        difference=b - a,
+        low=low,
+        high=high,
+        p=max(two_sided(draws), smallest_p(sum(row[:2] != row[2:] for row in rows))),
+        test="paired_bootstrap",
+        dialogues=len(rows),
+        left_out=everybody - len(rows),
+    )
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -181,12 +190,7 @@ def _survival(
     once = [_restricted(counts[None, :], distinct[:, side : side + 2], horizon)[0] for side in (0, 2)]
     drawn = weights(counts)
     draws = _restricted(drawn, distinct[:, 2:], horizon) - _restricted(drawn, distinct[:, :2], horizon)
-    low, high = percentiles(draws)
-    a, b = float(once[0]), float(once[1])
-    left = everybody - len(rows)
-    ends: dict[str, Any] = {"a": a, "b": b, "difference": b - a, "low": low, "high": high}
-    p = _bootstrap_p(draws, rows)
-    return Paired(**ends, p=p, test="paired_bootstrap", dialogues=len(rows), left_out=left)
+    return _bootstrapped(float(once[0]), float(once[1]), draws, rows, everybody)
 
 
 def _restricted(drawn: np.ndarray, observed: Array, horizon: int) -> Array:

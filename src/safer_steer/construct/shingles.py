@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from itertools import count
 
 import numpy as np
@@ -136,6 +136,7 @@ class _Entries:
 @dataclass(slots=True)
 class _Search:
     """What is known of the sets, which of them repeat another one (`gone`), and which of those are `taken` away.
+    Sets of one `side` are not compared.
 
     Items are decided in blocks. Those of a block are compared with each other, in order; then what is kept of it with
     everything after it, so that a large cluster leaves with its first member and is never compared with itself.
@@ -143,20 +144,21 @@ class _Search:
 
     sets: Sequence[Shingles]
     threshold: float
-    groups: Sequence[int] | None
+    groups: InitVar[Sequence[int] | None]
     sizes: Ints = field(init=False)
     maps: Maps = field(init=False)
     gone: NDArray[np.bool_] = field(init=False)
     taken: NDArray[np.bool_] = field(init=False)
     side: Sequence[int] = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, groups: Sequence[int] | None) -> None:
         self.sizes = np.array([own.size for own in self.sets], dtype=np.int64)
         self.maps = _maps(self.sets)
         self.gone = np.zeros(len(self.sets), dtype=bool)
-        apart = self.groups is None  # every text stands for itself, and what repeats one is taken away
-        self.taken = self.gone if apart else np.zeros_like(self.gone)
-        self.side = range(len(self.sets)) if self.groups is None else self.groups
+        if groups is None:  # every text stands for itself, and what repeats one is taken away
+            self.side, self.taken = range(len(self.sets)), self.gone
+        else:
+            self.side, self.taken = groups, np.zeros_like(self.gone)
 
     def among(self, block: _Entries) -> list[tuple[int, int]]:
         """The candidates among a block's items: (item, earlier item), sorted."""
